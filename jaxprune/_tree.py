@@ -1,0 +1,139 @@
+"""Leaves by name: the one place that knows how a path is spelled and how a leaf is chosen."""
+
+import difflib
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune._types import Array, Where
+
+__all__ = ["chosen", "is_kernel", "key_for", "map_named", "names", "same_structure"]
+
+
+def is_kernel(path: str, leaf: Array) -> bool:
+    """Say whether a leaf is a floating-point array of two axes or more: the default `where`.
+
+    Dense and convolution kernels, embeddings and attention projections are; biases and the
+    scales of norms are not.
+
+    Args:
+        path: the leaf's name, unused.
+        leaf: the leaf, of any shape and dtype.
+
+    Returns:
+        `True` when the leaf takes part by default.
+    """
+    del path
+    return jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim >= 2
+
+
+def names(tree: Any) -> list[str]:
+    """Return the leaves' names in flattening order, such as `"block_1/conv/kernel"`."""
+    return [_spell(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def map_named(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """Map `fn(name, leaf, *rest_leaves)`; a `ValueError` raised for a leaf is told with its name.
+
+    Args:
+        fn: called once a leaf.
+        tree: any pytree.
+        *rest: trees of the same structure, or with `tree` as a prefix of theirs.
+
+    Returns:
+        The tree of results.
+
+    Raises:
+        ValueError: what `fn` raised, prefixed by the name of its leaf.
+    """
+
+    def call(path: tuple[Any, ...], leaf: Any, *others: Any) -> Any:
+        try:
+            return fn(_spell(path), leaf, *others)
+        except ValueError as error:
+            raise ValueError(f"Leaf {_spell(path)!r}: {error}") from error
+
+    return jax.tree_util.tree_map_with_path(call, tree, *rest)
+
+
+def chosen(where: Where, tree: Any) -> Any:
+    """Return the tree of Python booleans that `where` gives; nothing chosen is an error.
+
+    Args:
+        where: predicate on (name, leaf).
+        tree: any pytree of arrays.
+
+    Returns:
+        A tree of `bool` with the structure of `tree`.
+
+    Raises:
+        ValueError: if the tree has leaves and `where` chooses none of them.
+    """
+    flags = map_named(lambda name, leaf: bool(where(name, leaf)), tree)
+    leaves = jax.tree.leaves(flags)
+    if leaves and not any(leaves):
+        raise ValueError(f"`where` matches none of the {len(leaves)} leaves; {_near_misses(where, tree)}")
+    return flags
+
+
+def key_for(key: Array, name: str) -> Array:
+    """Return the leaf's own key, folded from its name: another leaf more or less changes nothing."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def same_structure(tree: Any, like: Any, what: str) -> None:
+    """Check that `tree` has the structure of `like`.
+
+    Args:
+        tree: the tree that the caller gave.
+        like: the tree that it must resemble.
+        what: the argument's name, for the message.
+
+    Raises:
+        ValueError: naming the first path at which the two differ.
+    """
+    if jax.tree.structure(tree) == jax.tree.structure(like):
+        return
+    got, wanted = names(tree), names(like)
+    differing = [f"{name!r} is missing" for name in wanted if name not in set(got)]
+    differing += [f"{name!r} is not in the params" for name in got if name not in set(wanted)]
+    first = differing[0] if differing else "the containers differ"
+    raise ValueError(
+        f"`{what}` has another structure than the params: {first}. Build it with"
+        " `jax.tree.map` over the same params (an unpruned leaf is a scalar `True`, never `None`)."
+    )
+
+
+def _spell(path: tuple[Any, ...]) -> str:
+    parts = [_part(key) for key in path]
+    # NNX wraps every array in a variable, whose only child is called `value`.
+    if len(parts) > 1 and parts[-1] == "value" and isinstance(path[-1], jax.tree_util.GetAttrKey):
+        parts = parts[:-1]
+    return "/".join(parts)
+
+
+def _part(key: Any) -> str:
+    for field in ("key", "name", "idx"):
+        if hasattr(key, field):
+            return str(getattr(key, field))
+    return str(key)
+
+
+def _near_misses(where: Where, tree: Any) -> str:
+    """Name leaves that the predicate may have meant: look into its constants for path fragments."""
+    have = names(tree)
+    code = getattr(where, "__code__", None)
+    wanted = [text for text in getattr(code, "co_consts", ()) if isinstance(text, str)]
+    close = [
+        name
+        for text in wanted
+        for name in have
+        if difflib.get_close_matches(text, [name, *name.split("/")], cutoff=0.6)
+    ]
+    shown = list(dict.fromkeys(close or have))[:5]
+    return ("did you mean " if close else "the leaves are ") + ", ".join(map(repr, shown)) + (
+        "?" if close else (", ..." if len(have) > 5 else ".")
+    )

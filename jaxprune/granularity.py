@@ -1,0 +1,291 @@
+"""What a unit is: an entry, a block, a slice. Pool scores into units, spread verdicts back.
+
+Every granularity here is one mechanism: an array is cut into equal blocks; a block's scores are
+reduced to one number. An entry is a block of one, a filter is a block that spans all axes but the
+last. N:M adds a protected share: within every m neighbours the best n always stay.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxprune._types import Array
+
+__all__ = [
+    "Granularity",
+    "blocks",
+    "channels",
+    "entries",
+    "filters",
+    "heads",
+    "l2_norm",
+    "n_of_m",
+    "nodes",
+    "slices",
+]
+
+Reduce = Callable[..., Array]
+"""`reduce(x, axis) -> array`: how a block's scores become one: `jnp.mean`, `jnp.sum`, `jnp.max`, `l2_norm`."""
+
+
+class Granularity(NamedTuple):
+    """A pair of functions on one leaf, and the share of its units that always stays.
+
+    Attributes:
+        pool: scores of the entries, any shape -> scores of the units.
+        spread: (values of the units, shape of the leaf) -> values of the entries, same dtype.
+        least: fraction of a leaf's units in [0, 1] that no selection may remove.
+    """
+
+    pool: Callable[[Array], Array]
+    spread: Callable[[Array, tuple[int, ...]], Array]
+    least: float = 0.0
+
+
+def entries() -> Granularity:
+    """Every entry is a unit of its own: unstructured pruning.
+
+    Returns:
+        A granularity whose units are the entries, so pooling and spreading do nothing.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> entries().pool(jnp.array([3.0, 1.0]))
+        Array([3., 1.], dtype=float32)
+    """
+    return Granularity(pool=lambda scores: scores, spread=lambda values, shape: values.reshape(shape))
+
+
+def blocks(sizes: Sequence[int], *, reduce: Reduce = jnp.mean) -> Granularity:
+    """Units are blocks of `sizes` over a leaf's last axes: block sparsity.
+
+    Args:
+        sizes: block lengths, one for each of the last `len(sizes)` axes, each dividing its axis;
+            leading axes are cut into single indices.
+        reduce: `reduce(x, axis)`, how the scores of a block become one.
+
+    Returns:
+        The granularity. Its functions raise `ValueError` for a leaf with too few axes, or with an
+        axis that a size does not divide.
+
+    Raises:
+        ValueError: if a size is less than 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> blocks((2, 2)).pool(jnp.arange(16.0).reshape(4, 4))
+        Array([[ 2.5,  4.5],
+               [10.5, 12.5]], dtype=float32)
+    """
+    if not sizes or any(size < 1 for size in sizes):
+        raise ValueError(f"`sizes={tuple(sizes)}` must be positive lengths; give (1, 1) for entries.")
+
+    def extents(shape: tuple[int, ...]) -> tuple[int, ...]:
+        _check_axes(shape, -len(sizes))
+        tail = shape[len(shape) - len(sizes) :]
+        for size, length in zip(sizes, tail, strict=True):
+            if length % size:
+                raise ValueError(
+                    f"a block length of {size} does not divide an axis of length {length} in shape"
+                    f" {shape}; pad the layer or leave it out by `where`."
+                )
+        return (1,) * (len(shape) - len(sizes)) + tuple(sizes)
+
+    return _cut(extents, reduce)
+
+
+def slices(*axes: int, reduce: Reduce = jnp.mean) -> Granularity:
+    """Units are the indices along `axes`; all other axes are pooled: structured pruning.
+
+    Args:
+        *axes: the axes that number the units; negative axes count from the end.
+        reduce: `reduce(x, axis)`, how the scores of a slice become one. With magnitudes, `jnp.sum`
+            is the slice's L1 norm and `l2_norm` its L2 norm.
+
+    Returns:
+        The granularity. Its units keep the leaf's rank, with length 1 along the pooled axes.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> slices(-1, reduce=jnp.sum).pool(jnp.ones((3, 2)))
+        Array([[3., 3.]], dtype=float32)
+    """
+
+    def extents(shape: tuple[int, ...]) -> tuple[int, ...]:
+        for axis in axes:
+            _check_axes(shape, axis)
+        numbering = {axis % len(shape) for axis in axes}
+        # Clamped at 1 so that a zero-size axis cuts into blocks of one.
+        return tuple(1 if i in numbering else max(n, 1) for i, n in enumerate(shape))
+
+    return _cut(extents, reduce)
+
+
+def filters(*, reduce: Reduce = jnp.mean) -> Granularity:
+    """Units are output units: the filters of a convolution, the nodes of a dense layer.
+
+    Args:
+        reduce: as for `slices`.
+
+    Returns:
+        `slices(-1)`: Flax keeps a kernel's outputs on its last axis.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> filters().pool(jnp.ones((3, 3, 16, 32))).shape
+        (1, 1, 1, 32)
+    """
+    return slices(-1, reduce=reduce)
+
+
+nodes = filters
+
+
+def channels(*, reduce: Reduce = jnp.mean) -> Granularity:
+    """Units are input units: the input channels of a convolution, the inputs of a dense layer.
+
+    Args:
+        reduce: as for `slices`.
+
+    Returns:
+        `slices(-2)`: Flax keeps a kernel's inputs on the axis before the last.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> channels().pool(jnp.ones((3, 3, 16, 32))).shape
+        (1, 1, 16, 1)
+    """
+    return slices(-2, reduce=reduce)
+
+
+def heads(axis: int = -2, *, reduce: Reduce = jnp.mean) -> Granularity:
+    """Units are attention heads.
+
+    Args:
+        axis: the head axis: -2 in Flax's query, key and value kernels (embed, heads, head_dim),
+            -3 in its output kernel (heads, head_dim, embed).
+        reduce: as for `slices`.
+
+    Returns:
+        `slices(axis)`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> heads().pool(jnp.ones((64, 4, 16))).shape
+        (1, 4, 1)
+    """
+    return slices(axis, reduce=reduce)
+
+
+def n_of_m(n: int, m: int, *, axis: int = -2) -> Granularity:
+    """Units are entries, but of every `m` neighbours along `axis` the best `n` always stay.
+
+    At a sparsity of `1 - n/m` exactly the N:M pattern remains; on the way there, entries leave in
+    the order of their scores. A higher sparsity stops at the pattern. Ties go to the earlier entry;
+    NaN ranks last.
+
+    Args:
+        n: entries that stay in a group, 0 <= n <= m.
+        m: length of a group, which must divide the axis.
+        axis: the axis along which groups lie; the default is a kernel's *input* axis, along which
+            hardware wants its 2:4.
+
+    Returns:
+        The granularity, with `least = n / m`.
+
+    Raises:
+        ValueError: if not 0 <= n <= m, or m < 1.
+
+    References:
+        Mishra et al., "Accelerating sparse deep neural networks", 2021, section 3 (2:4); keeping
+        the pattern as a floor under any sparsity is ours.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> n_of_m(1, 2, axis=-1).pool(jnp.array([3.0, 1.0, 0.0, 2.0]))
+        Array([inf,  1.,  0., inf], dtype=float32)
+    """
+    if m < 1 or not 0 <= n <= m:
+        raise ValueError(f"`n={n}`, `m={m}` must satisfy 0 <= n <= m and m >= 1; 2:4 is n_of_m(2, 4).")
+
+    def pool(scores: Array) -> Array:
+        _check_axes(scores.shape, axis)
+        at = axis % scores.ndim
+        length = scores.shape[at]
+        if length % m:
+            raise ValueError(
+                f"`m={m}` must divide axis {axis} of length {length} in shape {scores.shape}; pad the"
+                " layer or leave it out by `where`."
+            )
+        split = (*scores.shape[:at], length // m, m, *scores.shape[at + 1 :])
+        scores = _real(scores)
+        protected = _rank_within(scores.reshape(split), at + 1) < n
+        top = jnp.finfo(scores.dtype).max
+        return jnp.where(protected.reshape(scores.shape), jnp.inf, jnp.minimum(scores, top))
+
+    return Granularity(pool, entries().spread, least=n / m)
+
+
+def l2_norm(x: Array, axis: Sequence[int] | int | None = None) -> Array:
+    """Return the Euclidean norm along `axis`, with gradient 0 (not NaN) where the norm is 0.
+
+    Args:
+        x: any real array.
+        axis: axes to reduce; all by default.
+
+    Returns:
+        The norms, of the input's dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> float(l2_norm(jnp.array([3.0, 4.0])))
+        5.0
+    """
+    squared = jnp.sum(jnp.square(x), axis=axis)
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), squared)
+
+
+def _cut(extents: Callable[[tuple[int, ...]], tuple[int, ...]], reduce: Reduce) -> Granularity:
+    """Make the granularity of equal blocks, given the block lengths for any shape."""
+
+    def pool(scores: Array) -> Array:
+        lengths = extents(scores.shape)
+        split = [part for n, b in zip(scores.shape, lengths, strict=True) for part in (n // b, b)]
+        if math.prod(lengths) == 1:
+            return scores
+        return reduce(_real(scores).reshape(split), axis=tuple(range(1, 2 * scores.ndim, 2)))
+
+    def spread(values: Array, shape: tuple[int, ...]) -> Array:
+        lengths = extents(shape)
+        counts = [n // b for n, b in zip(shape, lengths, strict=True)]
+        thin = [part for count in counts for part in (count, 1)]
+        full = [part for count, b in zip(counts, lengths, strict=True) for part in (count, b)]
+        return jnp.broadcast_to(values.reshape(thin), full).reshape(shape)
+
+    return Granularity(pool, spread)
+
+
+def _real(scores: Array) -> Array:
+    """Reduce half-precision scores in float32, so that a long sum keeps its order."""
+    return scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+
+
+def _rank_within(groups: Array, axis: int) -> Array:
+    """Rank along a short axis, 0 for the highest; by comparison of every pair, without a sort."""
+    lanes = jnp.moveaxis(jnp.where(jnp.isnan(groups), -jnp.inf, groups), axis, 0)
+    ranks = [
+        sum((other >= lane if j < i else other > lane).astype(jnp.int32) for j, other in enumerate(lanes))
+        for i, lane in enumerate(lanes)
+    ]
+    return jnp.stack(ranks, axis=axis)
+
+
+def _check_axes(shape: tuple[int, ...], axis: int) -> None:
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(
+            f"axis {axis} does not exist in a leaf of shape {shape}; leave the leaf out by `where`,"
+            " or name another axis."
+        )
