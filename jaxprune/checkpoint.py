@@ -1,0 +1,173 @@
+"""A run on disk: Orbax checkpoints with digests of our own, since Orbax restores flipped bytes.
+
+A checkpoint counts only when its digests are there and agree. They are written last, under a
+temporary name that is then renamed: whatever a power cut leaves behind is never taken for whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxprune import _tree
+
+__all__ = ["Restored", "restore", "save"]
+
+_DIGESTS = "digests.json"
+
+
+class Restored(NamedTuple):
+    """What `restore` found.
+
+    Attributes:
+        step: of the checkpoint, or `None` where there is no good one.
+        state: as it was saved; the caller's own where there is no good checkpoint.
+        refused: a sentence for each newer checkpoint that was passed over.
+    """
+
+    step: int | None
+    state: Any
+    refused: list[str]
+
+
+def save(directory: str | os.PathLike[str], step: int, state: Any, *, keep: int = 2) -> None:
+    """Write a checkpoint, wait until it is on the disk, and vouch for it by digests.
+
+    Params, masks, optimizer and pruning states, PRNG keys: any pytree of arrays. Checkpoints of
+    this step and of later ones are removed first: the run went back past them, because `restore`
+    refused them. Older ones go last, when the new one is whole: a good one is there at any moment.
+
+    Args:
+        directory: made where it is missing.
+        step: optimizer updates so far, >= 0; the checkpoint's name.
+        state: a pytree of arrays of any dtype: booleans, bfloat16 and typed keys included.
+        keep: how many checkpoints stay, >= 1; a second one serves where the newest is damaged.
+
+    Raises:
+        ValueError: if `keep` is below 1.
+
+    Example:
+        >>> import tempfile
+        >>> import jax.numpy as jnp
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save(directory, 7, {"kernel": jnp.arange(3.0)})
+        ...     restored = restore(directory, {"kernel": jnp.zeros(3)})
+        >>> restored.step, restored.state["kernel"].tolist(), restored.refused
+        (7, [0.0, 1.0, 2.0], [])
+    """
+    if keep < 1:
+        raise ValueError(f"`keep={keep}` must be at least 1: this checkpoint itself.")
+    place = _folder(directory, step)
+    _remove(place.parent, [there for there in _steps(directory) if there >= step])
+    options = ocp.CheckpointManagerOptions(
+        create=True, cleanup_tmp_directories=True, enable_async_checkpointing=False
+    )
+    with ocp.CheckpointManager(place.parent, options=options) as manager:
+        manager.save(step, args=ocp.args.StandardSave(state))
+        manager.wait_until_finished()
+    _write_digests(place, state)
+    _remove(place.parent, _steps(directory)[keep:])
+
+
+def restore(directory: str | os.PathLike[str], like: Any) -> Restored:
+    """Return the newest checkpoint that is whole, unchanged and of a state like this one.
+
+    One that was truncated, flipped in a bit, or belongs to another run is passed over for the
+    next older one, and a sentence says so.
+
+    Args:
+        directory: where `save` wrote; it may be missing.
+        like: a state with the structure, shapes, dtypes and shardings to be restored.
+
+    Returns:
+        The step, the state and the refusals; `(None, like, refused)` where nothing is good.
+    """
+    refused = []
+    for step in _steps(directory):
+        place = _folder(directory, step)
+        fault = _fault(place, like)
+        if fault is None:
+            return Restored(step, _read(place, like), refused)
+        refused.append(f"Checkpoint {step} in {place.parent} is refused: {fault}.")
+    return Restored(None, like, refused)
+
+
+def _folder(directory: str | os.PathLike[str], step: int) -> Path:
+    """Return an absolute path: Orbax takes no other."""
+    return Path(directory).absolute() / str(step)
+
+
+def _steps(directory: str | os.PathLike[str]) -> list[int]:
+    parent = Path(directory).absolute()
+    found = [int(p.name) for p in parent.glob("*") if p.name.isdecimal()] if parent.is_dir() else []
+    return sorted(found, reverse=True)
+
+
+def _remove(parent: Path, steps: list[int]) -> None:
+    for step in steps:
+        shutil.rmtree(parent / str(step))
+
+
+def _read(place: Path, like: Any) -> Any:
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    with ocp.CheckpointManager(place.parent) as manager:
+        return manager.restore(int(place.name), args=ocp.args.StandardRestore(abstract))
+
+
+def _write_digests(place: Path, state: Any) -> None:
+    content = json.dumps({"leaves": _leaves(state), "files": _file_digests(place)}, indent=1)
+    temporary = place / f"{_DIGESTS}.tmp"
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, place / _DIGESTS)
+
+
+def _fault(place: Path, like: Any) -> str | None:
+    """Say what is wrong with a checkpoint, before Orbax reads a byte of it."""
+    try:
+        written = json.loads((place / _DIGESTS).read_text(encoding="utf-8"))
+        leaves, files = written["leaves"], written["files"]
+    except FileNotFoundError:
+        return "it was not finished, for it has no digests"
+    except (ValueError, KeyError, TypeError):
+        return "its digests cannot be read"
+    return _changed(files, _file_digests(place)) or _foreign(leaves, _leaves(like))
+
+
+def _changed(written: dict[str, str], found: dict[str, str]) -> str | None:
+    for name in sorted(written.keys() | found.keys()):
+        if name not in found:
+            return f"the file {name} is missing"
+        if name not in written:
+            return f"the file {name} does not belong to it"
+        if written[name] != found[name]:
+            return f"the file {name} has changed since it was written"
+    return None
+
+
+def _foreign(written: dict[str, str], wanted: dict[str, str]) -> str | None:
+    for name in sorted(written.keys() | wanted.keys()):
+        if written.get(name) != wanted.get(name):
+            there, here = written.get(name, "absent"), wanted.get(name, "absent")
+            return f"it is of another run: {name!r} is {there} there and {here} here"
+    return None
+
+
+def _file_digests(place: Path) -> dict[str, str]:
+    files = sorted(p for p in place.rglob("*") if p.is_file() and not p.name.startswith(_DIGESTS))
+    return {str(p.relative_to(place)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def _leaves(state: Any) -> dict[str, str]:
+    leaves = jax.tree.leaves(state)
+    return {
+        name: f"{leaf.dtype}{list(leaf.shape)}"
+        for name, leaf in zip(_tree.names(state), leaves, strict=True)
+    }
