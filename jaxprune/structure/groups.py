@@ -1,0 +1,189 @@
+"""Groups: the classes of slots that a plan offers for removal, gathered by the part they play."""
+
+import re
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jaxprune.structure.graph import Graph
+from jaxprune.structure.trace import Traced
+
+__all__ = ["Group", "Member", "Pinned", "Status", "collect"]
+
+Status = Literal["exact", "exact after folding", "inexact"]
+"""What removal is, against the parameters with the removed units set to zero.
+
+`exact`: the same function; `exact after folding`: the same, because the smaller function adds
+back a constant that the removed units send; `inexact`: another function.
+"""
+
+
+class Member(NamedTuple):
+    """One axis of one parameter that a group runs through.
+
+    Attributes:
+        leaf: the parameter's name.
+        axis: the axis.
+        indices: int array of shape (units, k): the k indices along the axis of each unit.
+        consumes: whether a product sums over this axis (else the parameter makes the unit).
+    """
+
+    leaf: str
+    axis: int
+    indices: np.ndarray
+    consumes: bool
+
+    def __str__(self) -> str:
+        k = self.indices.shape[1]
+        return f"{self.leaf}:{self.axis}" + (f" ({k} indices a unit)" if k > 1 else "")
+
+
+class Group(NamedTuple):
+    """Units that play the same part: each can be removed, and takes all its indices with it.
+
+    Attributes:
+        name: the first parameter that makes the units, and its axis, such as `"conv/kernel:3"`.
+        kind: the name without its numbers: groups of one kind play the same part in layers alike.
+        size: how many units there are.
+        members: the axes that the units run through.
+        status: the certificate.
+        because: the equations that keep it from being exact.
+    """
+
+    name: str
+    kind: str
+    size: int
+    members: tuple[Member, ...]
+    status: Status
+    because: tuple[str, ...]
+
+
+class Pinned(NamedTuple):
+    """An axis of a parameter with indices that must stay, and why."""
+
+    leaf: str
+    axis: int
+    why: str
+
+
+def collect(traced: Traced) -> tuple[dict[str, Group], tuple[Pinned, ...]]:
+    """Gather the classes of a walk into groups.
+
+    Args:
+        traced: the walk.
+
+    Returns:
+        Name -> group, in program order; and the pinned axes.
+    """
+    graph = traced.graph
+    axes = [
+        (leaf, axis, slots)
+        for leaf, value in traced.leaves.items()
+        for axis, slots in enumerate(value.axes)
+    ]
+    pinned = tuple(
+        Pinned(leaf, axis, next(filter(None, graph.why(slots["id"]))))
+        for leaf, axis, slots in axes
+        if graph.pinned(slots).any()
+    )
+    table = _rows(graph, [slots for _, _, slots in axes])
+    bad = _doubted(graph)
+    groups: dict[str, Group] = {}
+    for roots, parts in sorted(_alike(table), key=lambda g: _order(g, axes, graph)):
+        members = [
+            Member(leaf, axis, indices, _first(slots) in graph.summed)
+            for (leaf, axis, slots), indices in ((axes[k], indices) for k, indices in parts)
+        ]
+        members.sort(key=lambda m: (_use(traced, m), -m.axis))
+        name = _name(members[0], groups)
+        status, because = _status(roots, bad)
+        kind = re.sub(r"[_.]?\d+(?=[/:]|$)", "", f"{members[0].leaf}") + f":{members[0].axis}"
+        groups[name] = Group(name, kind, len(roots), tuple(members), status, because)
+    return groups, pinned
+
+
+def _rows(graph: Graph, axes: list[np.ndarray]) -> np.ndarray:
+    """List the slots that can go, as rows (class, axis, index) in this order."""
+    if not axes:
+        return np.zeros((0, 3), np.int64)
+    lengths = [len(slots) for slots in axes]
+    number = np.repeat(np.arange(len(axes)), lengths)
+    index = np.concatenate([np.arange(n) for n in lengths])
+    ids = np.concatenate([slots["id"] for slots in axes])
+    rows = np.stack([graph.find(ids), number, index], axis=1)[~graph.pinned(ids)]
+    return rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
+
+
+def _alike(rows: np.ndarray) -> list[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
+    """Gather classes that run through the same axes equally often.
+
+    Args:
+        rows: (class, axis, index), sorted.
+
+    Returns:
+        For each group: its classes, and for each of its axes the indices (units, k).
+    """
+    runs, counts = np.unique(rows[:, :2], axis=0, return_counts=True)
+    roots, place = np.unique(runs[:, 0], return_inverse=True)
+    sign = np.zeros(len(roots), np.uint64)
+    np.add.at(sign, place, _mixed(runs[:, 1].astype(np.uint64), counts.astype(np.uint64)))
+    found = []
+    for one in np.unique(sign):
+        own = roots[sign == one]
+        part = rows[np.isin(rows[:, 0], own)]
+        axes = np.unique(part[:, 1])
+        found.append((own, [(k, _units(part, k, len(own))) for k in axes.tolist()]))
+    return found
+
+
+def _units(rows: np.ndarray, axis: int, units: int) -> np.ndarray:
+    return rows[rows[:, 1] == axis, 2].reshape(units, -1).astype(np.int32)
+
+
+def _mixed(axis: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Hash pairs to 64 bits (the finisher of splitmix64), so that their sums tell sets apart."""
+    x = (axis << np.uint64(32)) + count
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return x ^ (x >> np.uint64(31))
+
+
+def _doubted(graph: Graph) -> dict[int, list[tuple[str, bool]]]:
+    """Map each class that some equation depends on to these equations."""
+    bad: dict[int, list[tuple[str, bool]]] = {}
+    for ids, text, foldable in graph.doubts:
+        free = ids[~graph.pinned(ids)]
+        for root in np.unique(graph.find(free)).tolist():
+            bad.setdefault(root, []).append((text, foldable))
+    return bad
+
+
+def _status(
+    roots: np.ndarray, bad: dict[int, list[tuple[str, bool]]]
+) -> tuple[Status, tuple[str, ...]]:
+    found = dict.fromkeys(doubt for root in roots.tolist() for doubt in bad.get(root, []))
+    if not found:
+        return "exact", ()
+    status = "exact after folding" if all(foldable for _, foldable in found) else "inexact"
+    return status, tuple(dict.fromkeys(text for text, _ in found))
+
+
+def _order(group: tuple, axes: list, graph: Graph) -> tuple[int, int]:
+    firsts = [_first(axes[k][2]) for k, _ in group[1]]
+    return min(graph.uses.get(first, len(graph.uses)) for first in firsts), int(group[0][0])
+
+
+def _use(traced: Traced, member: Member) -> int:
+    uses = traced.graph.uses
+    firsts = [_first(slots) for slots in traced.leaves[member.leaf].axes]
+    return min(uses.get(first, len(uses)) for first in firsts)
+
+
+def _name(member: Member, taken: dict[str, Group]) -> str:
+    """Name a group by its first member; by its first index too where that is not enough."""
+    name = f"{member.leaf}:{member.axis}"
+    return name if name not in taken else f"{name}:{member.indices.min()}"
+
+
+def _first(slots: np.ndarray) -> int:
+    return int(slots["id"][0]) if len(slots) else -1

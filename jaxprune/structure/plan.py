@@ -1,0 +1,205 @@
+"""The plan: which indices of which parameters can only be removed together, and how surely."""
+
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune._tree import names
+from jaxprune._types import Params, Where
+from jaxprune.structure.groups import Group, Pinned, collect
+from jaxprune.structure.trace import walk
+
+__all__ = ["Keep", "Plan", "checked_keep", "checked_params", "plan"]
+
+Keep = Mapping[str, Any]
+"""Group name -> boolean array, one entry a unit; `True` = kept; an absent group is kept whole."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The coupled axes of a function's parameters: pure data.
+
+    Attributes:
+        groups: name -> group, in the order in which the function meets them.
+        shapes: parameter name -> shape.
+        pinned: the axes of parameters that must stay, each with the reason.
+        unknown: the primitives without a rule, each with its place in the code.
+        round_to: how many units a group keeps must be a multiple of this, or all of them.
+        fn: the function; it is not pickled, see `attach`.
+    """
+
+    groups: dict[str, Group]
+    shapes: dict[str, tuple[int, ...]]
+    pinned: tuple[Pinned, ...]
+    unknown: tuple[str, ...]
+    round_to: int = 1
+    fn: Callable[..., Any] | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the parameters' shapes and of every group: two equal plans share it."""
+        digest = hashlib.sha256(repr(sorted(self.shapes.items())).encode())
+        for name, group in sorted(self.groups.items()):
+            digest.update(name.encode())
+            for member in sorted(group.members, key=lambda m: (m.leaf, m.axis)):
+                digest.update(f"{member.leaf}:{member.axis}".encode())
+                digest.update(np.ascontiguousarray(member.indices, np.int64).tobytes())
+        return digest.hexdigest()
+
+    def attach(self, fn: Callable[..., Any]) -> "Plan":
+        """Return the plan for use with `fn`: an unpickled plan has lost its function."""
+        return dataclasses.replace(self, fn=fn)
+
+    def explain(self) -> str:
+        """Return the plan in words: groups, members, the certificate, what is pinned and why."""
+        lines = [f"{len(self.groups)} groups"]
+        for name, group in self.groups.items():
+            lines += [f"{name}: {group.size} units, {group.status}"]
+            lines += [f"    {member}" for member in group.members]
+            lines += [f"    {group.status} because of {reason}" for reason in group.because]
+        if self.pinned:
+            lines += ["pinned", *(f"    {pin.leaf}:{pin.axis} is {pin.why}" for pin in self.pinned)]
+        lines += [f"no rule for {place}" for place in self.unknown]
+        return "\n".join(lines)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "fn": None}
+
+
+def plan(
+    fn: Callable[..., Any],
+    params: Params,
+    *args: Any,
+    protect: Where | None = None,
+    round_to: int = 1,
+    **kwargs: Any,
+) -> Plan:
+    """Find which indices of which parameters must be removed together.
+
+    The jaxpr of `fn(params, *args, **kwargs)` is walked once. Every index of every axis is a
+    slot; a rule for each primitive unites slots that must share their fate. Inputs, outputs and
+    operands of unknown primitives are pinned. What is left falls into groups; the units of one
+    group play the same part (the channels of one residual stream, the heads of one attention).
+
+    Args:
+        fn: any pure function, `fn(params, *args, **kwargs)`. An output that is the new value of a
+            parameter (same path, same shape: updated batch statistics) shrinks with it; any
+            other output keeps its shape.
+        params: a pytree of arrays or of `jax.ShapeDtypeStruct`s, batch statistics included.
+        *args: the other inputs, arrays or shapes; their sizes do not limit later calls.
+        protect: `where(path, leaf)` of the parameters whose shapes must stay.
+        round_to: keep a multiple of so many units in each group, or all of them.
+        **kwargs: further inputs, such as `rngs`.
+
+    Returns:
+        The plan.
+
+    Raises:
+        ValueError: if `fn` cannot be traced, has side effects, or `round_to` is below 1.
+
+    References:
+        The idea of a dependency graph: Fang et al., "DepGraph: Towards Any Structural Pruning"
+        (2023). Slots, their union-find over a jaxpr and the certificate are ours.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> def mlp(params, x):
+        ...     return jnp.maximum(x @ params["w1"], 0) @ params["w2"]
+        >>> params = {"w1": jnp.ones((3, 4)), "w2": jnp.ones((4, 2))}
+        >>> print(plan(mlp, params, jnp.ones((1, 3))).explain())
+        1 groups
+        w1:1: 4 units, exact
+            w1:1
+            w2:0
+        pinned
+            w1:0 is an input of the function
+            w2:1 is an output of the function
+    """
+    if round_to < 1:
+        raise ValueError(f"`round_to={round_to}` must be at least 1; 1 rounds nothing.")
+    traced = walk(fn, params, args, kwargs, protect)
+    groups, pinned = collect(traced)
+    shapes = dict(zip(names(params), (leaf.shape for leaf in jax.tree.leaves(params)), strict=True))
+    return Plan(groups, shapes, pinned, tuple(dict.fromkeys(traced.graph.unknown)), round_to, fn)
+
+
+def checked_params(plan: Plan, params: Params, what: str = "params") -> None:
+    """Check that parameters have the names and the shapes of the plan's.
+
+    Args:
+        plan: the plan.
+        params: a pytree of arrays.
+        what: the argument's name, for the message.
+
+    Raises:
+        ValueError: naming the first leaf that differs.
+    """
+    found = {n: leaf.shape for n, leaf in zip(names(params), jax.tree.leaves(params), strict=True)}
+    for name in [*plan.shapes, *found]:
+        if found.get(name) != plan.shapes.get(name):
+            raise ValueError(
+                f"`{what}` and the plan differ at {name!r}: shape {found.get(name, 'absent')} against"
+                f" {plan.shapes.get(name, 'absent')}; the model has changed, so make the plan anew."
+            )
+
+
+def checked_keep(plan: Plan, keep: Keep) -> dict[str, np.ndarray]:
+    """Return `keep` for every group of the plan, checked.
+
+    Args:
+        plan: the plan.
+        keep: group name -> booleans; an absent group is kept whole.
+
+    Returns:
+        Group name -> boolean array of shape (units,).
+
+    Raises:
+        ValueError: if a name, a shape or a dtype is wrong, if a group would be left with too few
+            units, or if their number is not a multiple of `round_to`.
+    """
+    for name in keep:
+        if name not in plan.groups:
+            raise ValueError(_no_such_group(plan, name))
+    whole = {name: np.ones(group.size, bool) for name, group in plan.groups.items()}
+    for name, value in keep.items():
+        kept = np.asarray(value)
+        if kept.dtype != bool or kept.shape != (plan.groups[name].size,):
+            raise ValueError(
+                f"`keep[{name!r}]` is {kept.dtype} of shape {kept.shape}; give booleans of shape"
+                f" ({plan.groups[name].size},), one a unit, `True` = kept."
+            )
+        _enough(plan, name, int(kept.sum()))
+        whole[name] = kept
+    return whole
+
+
+def _enough(plan: Plan, name: str, kept: int) -> None:
+    size, step = plan.groups[name].size, plan.round_to
+    least = min(step, size)
+    if kept < least:
+        raise ValueError(
+            f"`keep[{name!r}]` leaves {kept} of {size} units; a group keeps at least {least}."
+        )
+    if kept != size and kept % step:
+        raise ValueError(
+            f"`keep[{name!r}]` leaves {kept} units, which is no multiple of `round_to={step}`;"
+            f" keep {kept + step - kept % step}."
+        )
+
+
+def _no_such_group(plan: Plan, name: str) -> str:
+    for pin in plan.pinned:
+        if name == f"{pin.leaf}:{pin.axis}":
+            return f"`keep` names {name!r}, which is pinned: it is {pin.why}; leave it out."
+    for group in plan.groups.values():
+        if any(name == str(member) for member in group.members):
+            return f"`keep` names {name!r}, a member of the group {group.name!r}; use that name."
+    close = difflib.get_close_matches(name, plan.groups, n=3, cutoff=0.3)
+    return (
+        f"`keep` names {name!r}, which is no group; did you mean {', '.join(close) or 'another'}?"
+    )

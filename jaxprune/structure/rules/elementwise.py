@@ -1,0 +1,69 @@
+"""Primitives that treat every index alike: operands meet index by index."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxprune.structure.constants import transfer
+from jaxprune.structure.graph import Graph, Rule, Value
+
+__all__ = ["RULES", "elementwise", "known"]
+
+_NAMES = """
+abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
+bitcast_convert_type cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos cosh
+digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac imag integer_pow
+is_finite le le_to lgamma log log1p logistic lt lt_to max min mul name ne neg nextafter not or
+population_count polygamma pow real reduce_precision regularized_incomplete_beta rem round rsqrt
+select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
+stop_gradient sub tan tanh xor zeta sharding_constraint reshard mesh_cast pvary
+""".split()
+
+
+def elementwise(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
+    """Unite the operands index by index; a scalar or an axis of length 1 meets nobody.
+
+    Args:
+        graph: the graph.
+        eqn: an equation whose operands broadcast against its one output.
+        *ins: the operands.
+
+    Returns:
+        One value, of the output's shape.
+    """
+    shape = eqn.outvars[0].aval.shape
+    if any(value.axes and len(value.axes) != len(shape) for value in ins):
+        return [graph.value(shape, pin="a change of width")]
+    axes = tuple(_meet(graph, eqn, ins, a, n) for a, n in enumerate(shape))
+    const = transfer(eqn, [np.array([value.const]) for value in ins])[0]
+    return [Value(axes, float(const))]
+
+
+def together(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
+    """Pass every operand through to the output of its place."""
+    del graph, eqn
+    return list(ins)
+
+
+def known(value: Value, axis: int) -> np.ndarray:
+    """Return the constants along an axis, those of the whole value included."""
+    const = value.axes[axis]["const"]
+    return np.where(np.isnan(const), value.const, const)
+
+
+def _meet(graph: Graph, eqn: Any, ins: Sequence[Value], axis: int, n: int) -> np.ndarray:
+    met = [value for value in ins if value.axes and len(value.axes[axis]) == n]
+    out = met[0].axes[axis].copy()
+    for other in met[1:]:
+        graph.unite(out, other.axes[axis])
+    whole = [np.full(n, value.const) for value in ins]
+    consts = [
+        known(value, axis) if value.axes and len(value.axes[axis]) == n else constant
+        for value, constant in zip(ins, whole, strict=True)
+    ]
+    out["const"] = transfer(eqn, consts)
+    return out
+
+
+RULES = dict.fromkeys(_NAMES, Rule(elementwise)) | {"optimization_barrier": Rule(together)}

@@ -1,0 +1,269 @@
+"""Primitives that only move indices: the same arithmetic on slots as on arrays."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all, where_from
+from jaxprune.structure.rules.elementwise import known
+
+__all__ = ["RULES", "merge", "split"]
+
+
+def _transpose(graph: Graph, eqn: Any, x: Value) -> list[Value]:
+    del graph
+    return [Value(tuple(x.axes[i] for i in eqn.params["permutation"]), x.const)]
+
+
+def _squeeze(graph: Graph, eqn: Any, x: Value) -> list[Value]:
+    del graph
+    gone = {d % len(x.axes) for d in eqn.params["dimensions"]}
+    return [Value(tuple(axis for a, axis in enumerate(x.axes) if a not in gone), x.const)]
+
+
+def _rev(graph: Graph, eqn: Any, x: Value) -> list[Value]:
+    turned = eqn.params["dimensions"]
+    why = f"its order matters to {where_from(eqn)}"
+    graph.pin([x.axes[a] for a in turned], why)
+    return [Value(tuple(s[::-1] if a in turned else s for a, s in enumerate(x.axes)), x.const)]
+
+
+def _broadcast(graph: Graph, eqn: Any, x: Value, *sizes: Value) -> list[Value]:
+    """New axes are free: they follow whatever they meet."""
+    del sizes
+    axes = list(graph.value(eqn.outvars[0].aval.shape, const=x.const).axes)
+    for slots, place in zip(x.axes, eqn.params["broadcast_dimensions"], strict=True):
+        if len(slots) == len(axes[place]):
+            axes[place] = slots
+    return [Value(tuple(axes), x.const)]
+
+
+def _broadcast_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any]:
+    return cut.bind(step, arrays, shape=cut.shape(step.outs[0]))
+
+
+def _iota(graph: Graph, eqn: Any, *sizes: Value) -> list[Value]:
+    del sizes
+    return [graph.value(eqn.outvars[0].aval.shape)]
+
+
+def _whole(step: Step, arrays: list[Any], cut: Any) -> list[Any]:
+    """Make the array whole, then keep the survivors."""
+    outs = cut.bind(step, arrays)
+    return [cut.survivors(array, value) for array, value in zip(outs, step.outs, strict=True)]
+
+
+def _concatenate(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
+    joined = eqn.params["dimension"]
+    axes = []
+    for a, first in enumerate(ins[0].axes):
+        consts = [known(value, a) for value in ins]
+        if a == joined:
+            out = np.concatenate([value.axes[a] for value in ins])
+            out["const"] = np.concatenate(consts)
+        else:
+            out = first.copy()
+            for other in ins[1:]:
+                graph.unite(out, other.axes[a])
+            out["const"] = _agreed(*consts)
+        axes.append(out)
+    return [Value(tuple(axes), float(_agreed(*[np.array(value.const) for value in ins])))]
+
+
+def _split(graph: Graph, eqn: Any, x: Value) -> list[Value]:
+    del graph
+    cut, sizes = eqn.params["axis"], eqn.params["sizes"]
+    parts = np.split(x.axes[cut], np.cumsum(sizes)[:-1])
+    return [Value((*x.axes[:cut], part, *x.axes[cut + 1 :]), x.const) for part in parts]
+
+
+def _split_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any]:
+    axis = step.eqn.params["axis"]
+    return cut.bind(step, arrays, sizes=tuple(cut.shape(out)[axis] for out in step.outs))
+
+
+def _slice(graph: Graph, eqn: Any, x: Value) -> list[Value]:
+    del graph
+    ranges = _ranges(eqn.params, len(x.axes))
+    return [Value(tuple(axis[r] for axis, r in zip(x.axes, ranges, strict=True)), x.const)]
+
+
+def _slice_rebuild(step: Step, arrays: list[Any], cut: Any) -> list[Any]:
+    """Take the survivors of the range, counted among the survivors of the axis."""
+    (x,) = arrays
+    ranges = _ranges(step.eqn.params, x.ndim)
+    for a, (slots, part) in enumerate(zip(step.ins[0].axes, ranges, strict=True)):
+        kept = cut.kept(slots)
+        rank = np.cumsum(kept) - 1
+        x = _pick(x, rank[part][kept[part]], a)
+    return [x]
+
+
+def _ranges(params: dict[str, Any], rank: int) -> list[slice]:
+    strides = params["strides"] or (1,) * rank
+    limits = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
+    return [slice(*limit) for limit in limits]
+
+
+def _pick(x: Any, places: np.ndarray, axis: int) -> Any:
+    """Take places along an axis: by a slice where they are evenly spaced."""
+    if len(places) == x.shape[axis]:
+        return x
+    steps = np.unique(np.diff(places))
+    if len(places) and len(steps) <= 1:
+        step = int(steps[0]) if len(steps) else 1
+        return jax.lax.slice_in_dim(x, int(places[0]), int(places[-1]) + 1, step, axis)
+    return jax.numpy.take(x, places, axis=axis)
+
+
+def _pad(graph: Graph, eqn: Any, x: Value, filler: Value) -> list[Value]:
+    """Padding is new free slots that hold the filler; spread-out axes stay."""
+    config = eqn.params["padding_config"]
+    padded = [a for a, amounts in enumerate(config) if tuple(amounts) != (0, 0, 0)]
+    axes = []
+    for a, (low, high, inside) in enumerate(config):
+        out = x.axes[a].copy()
+        out["const"] = known(x, a)
+        if any(b != a for b in padded):
+            out["const"] = _agreed(out["const"], np.full(len(out), filler.const))
+        if inside:
+            why = f"spread out by {where_from(eqn)}"
+            graph.pin([out], why)
+            out = graph.value((eqn.outvars[0].aval.shape[a],), pin=why).axes[0]
+        else:
+            ends = [graph.slots(max(n, 0), const=filler.const) for n in (low, high)]
+            out = np.concatenate([ends[0], out[max(-low, 0) : len(out) - max(-high, 0)], ends[1]])
+        axes.append(out)
+    return [Value(tuple(axes), float(_agreed(np.array(x.const), np.array(filler.const))))]
+
+
+def _pad_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any]:
+    config = []
+    for (low, high, inside), old, new in zip(
+        step.eqn.params["padding_config"], step.ins[0].axes, step.outs[0].axes, strict=True
+    ):
+        gone, come = cut.kept(old), cut.kept(new)
+        first = come[:low].sum() if low >= 0 else -gone[:-low].sum()
+        last = come[len(come) - high :].sum() if high >= 0 else -gone[high:].sum()
+        config.append((low, high, inside) if inside else (int(first), int(last), 0))
+    return cut.bind(step, arrays, padding_config=tuple(config))
+
+
+def _reshape(graph: Graph, eqn: Any, x: Value, *sizes: Value) -> list[Value]:
+    """Match the factors of both shapes; merge each block of axes, then split it anew."""
+    shape = eqn.outvars[0].aval.shape
+    if 0 in shape:
+        return pin_all(graph, eqn, x, *sizes, why=f"the empty array of {where_from(eqn)}")
+    axes = list(graph.value(shape, pin="an axis of length 1", const=x.const).axes)
+    long = [a for a, slots in enumerate(x.axes) if len(slots) != 1]
+    for old, new in _blocks([len(x.axes[a]) for a in long], shape):
+        merged = merge(graph, eqn, [_filled(x, long[a]) for a in old])
+        for place, slots in zip(
+            new, split(graph, eqn, merged, [shape[b] for b in new]), strict=True
+        ):
+            axes[place] = slots
+    return [Value(tuple(axes), x.const)]
+
+
+def _reshape_rebuild(step: Step, arrays: list[Any], cut: Any) -> list[Any]:
+    return [jax.lax.reshape(arrays[0], cut.shape(step.outs[0]))]
+
+
+def merge(graph: Graph, eqn: Any, axes: Sequence[np.ndarray]) -> np.ndarray:
+    """Merge axes into one: each merged index follows the axis that lives, the others stay.
+
+    Args:
+        graph: the graph.
+        eqn: the equation, for the reasons.
+        axes: the axes, slowest first.
+
+    Returns:
+        One axis, as long as their product.
+    """
+    if len(axes) == 1:
+        return axes[0]
+    living = [a for a, slots in enumerate(axes) if graph.live(slots)]
+    free = [a for a, slots in enumerate(axes) if not graph.pinned(slots).any()]
+    chosen = (living or free or [0])[0]
+    why = f"merged into another axis by {where_from(eqn)}"
+    graph.pin([slots for a, slots in enumerate(axes) if a != chosen], why)
+    shape = [len(slots) for slots in axes]
+    alone = [len(axes[chosen]) if a == chosen else 1 for a in range(len(axes))]
+    return np.broadcast_to(axes[chosen].reshape(alone), shape).ravel()
+
+
+def split(graph: Graph, eqn: Any, axis: np.ndarray, shape: Sequence[int]) -> list[np.ndarray]:
+    """Split one axis into several: one of them lives on, the others stay.
+
+    Where the classes vary along one factor only (what a merge made), that factor lives. Else the
+    leading one does: its blocks become units, such as the heads of attention.
+
+    Args:
+        graph: the graph.
+        eqn: the equation, for the reasons.
+        axis: the axis.
+        shape: the lengths of the factors, slowest first.
+
+    Returns:
+        One axis a factor.
+    """
+    if len(shape) == 1:
+        return [axis]
+    roots = graph.find(axis["id"]).reshape(shape)
+    along = [f for f in range(len(shape)) if _varies_only(roots, f)]
+    factor = along[0] if along else 0
+    rows = np.moveaxis(axis.reshape(shape), factor, 0).reshape(shape[factor], -1)
+    if not along:
+        graph.unite(np.broadcast_to(rows["id"][:, :1], rows.shape).ravel(), rows["id"].ravel())
+    out = rows[:, 0].copy()
+    out["const"] = np.where(
+        np.all(rows["const"] == out["const"][:, None], axis=1), out["const"], np.nan
+    )
+    why = f"within a block of {where_from(eqn)}"
+    return [out if f == factor else graph.value((n,), pin=why).axes[0] for f, n in enumerate(shape)]
+
+
+def _varies_only(roots: np.ndarray, factor: int) -> bool:
+    rows = np.moveaxis(roots, factor, 0).reshape(roots.shape[factor], -1)
+    return bool(np.all(rows == rows[:, :1]))
+
+
+def _filled(x: Value, axis: int) -> np.ndarray:
+    out = x.axes[axis].copy()
+    out["const"] = known(x, axis)
+    return out
+
+
+def _blocks(old: Sequence[int], shape: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Pair the shortest runs of axes whose lengths have the same product; lengths of 1 are out."""
+    new = [a for a, n in enumerate(shape) if n != 1]
+    i = j = 0
+    while i < len(old):
+        left, right, start, begin = old[i], shape[new[j]], i, j
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right:
+                left, i = left * old[i], i + 1
+            else:
+                right, j = right * shape[new[j]], j + 1
+        yield list(range(start, i)), new[begin:j]
+
+
+def _agreed(first: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    return np.where(np.all([first == other for other in others], axis=0), first, np.nan)
+
+
+RULES = {
+    "transpose": Rule(_transpose),
+    "squeeze": Rule(_squeeze),
+    "rev": Rule(_rev),
+    "broadcast_in_dim": Rule(_broadcast, _broadcast_rebuild),
+    "iota": Rule(_iota, _whole),
+    "concatenate": Rule(_concatenate),
+    "split": Rule(_split, _split_rebuild),
+    "slice": Rule(_slice, _slice_rebuild),
+    "pad": Rule(_pad, _pad_rebuild),
+    "reshape": Rule(_reshape, _reshape_rebuild),
+}

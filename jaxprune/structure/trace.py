@@ -1,0 +1,137 @@
+"""From a function to its tape: trace it, give every parameter its slots, walk the jaxpr."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.interpreters import partial_eval
+
+from jaxprune._tree import names
+from jaxprune.structure.graph import Graph, Tape, Value, open_jaxpr
+from jaxprune.structure.rules import TABLE
+
+__all__ = ["Traced", "walk"]
+
+
+class Traced(NamedTuple):
+    """A function walked at given shapes.
+
+    Attributes:
+        graph: the classes of slots, all rules applied.
+        tape: the equations with their values.
+        leaves: parameter name -> its value.
+        inputs: which of the flattened inputs (params, then the rest) the tape takes.
+        tree: the structure of the function's output.
+        outs: for each output, the name of the parameter that it is the new value of, or "".
+    """
+
+    graph: Graph
+    tape: Tape
+    leaves: dict[str, Value]
+    inputs: list[bool]
+    tree: Any
+    outs: list[str]
+
+
+def walk(
+    fn: Callable[..., Any],
+    params: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    protect: Callable[[str, Any], bool] | None = None,
+) -> Traced:
+    """Trace `fn(params, *args, **kwargs)` and apply the rules along its jaxpr.
+
+    Args:
+        fn: a pure function of arrays.
+        params: its parameters, arrays or shapes.
+        args: its other inputs, arrays or shapes.
+        kwargs: its inputs by keyword.
+        protect: predicate on (name, leaf) of the parameters that must keep their shapes.
+
+    Returns:
+        The walk.
+
+    Raises:
+        ValueError: if the function cannot be traced or has side effects.
+    """
+    closed, shapes = _traced(fn, params, args, kwargs)
+    jaxpr, consts = open_jaxpr(closed)
+    jaxpr, inputs = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    graph = Graph(TABLE)
+    leaves = {
+        name: _leaf(graph, leaf, protected=protect is not None and protect(name, leaf))
+        for name, leaf in zip(names(params), jax.tree.leaves(params), strict=True)
+    }
+    others = jax.tree.leaves((tuple(args), dict(kwargs)))
+    rest = [graph.value(jax.numpy.shape(x), pin="an input of the function") for x in others]
+    ins = [*leaves.values(), *rest]
+    for value, used in zip(leaves.values(), inputs, strict=False):
+        if not used:
+            graph.pin(value.axes, "not used by the function")
+    used_ins = [value for value, used in zip(ins, inputs, strict=True) if used]
+    tape = graph.run(_Closed(jaxpr, consts), used_ins)
+    outs = _new_values(shapes, params)
+    for value, name in zip(tape.outs, outs, strict=True):
+        if name:
+            for axis, own in zip(value.axes, leaves[name].axes, strict=True):
+                graph.unite(axis, own)
+        else:
+            graph.pin(value.axes, "an output of the function")
+    return Traced(graph, tape, leaves, list(inputs), jax.tree.structure(shapes), outs)
+
+
+class _Closed(NamedTuple):
+    jaxpr: Any
+    consts: Sequence[Any]
+
+
+def _traced(
+    fn: Callable[..., Any], params: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    try:
+        closed, shapes = jax.make_jaxpr(fn, return_shape=True)(params, *args, **kwargs)
+    except Exception as error:
+        raise ValueError(
+            f"The function cannot be traced ({type(error).__name__}: {error}); give arrays only,"
+            " and close over everything else (a flag, a module, a static size)."
+        ) from error
+    if closed.effects:
+        effects = ", ".join(sorted(str(effect) for effect in closed.effects))
+        raise ValueError(
+            f"The function has side effects ({effects}), which a smaller function could not"
+            " repeat; take the prints and callbacks out."
+        )
+    return closed, shapes
+
+
+def _leaf(graph: Graph, leaf: Any, *, protected: bool) -> Value:
+    """Give a parameter its slots: each is zero once it is removed."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+        return graph.value(leaf.shape, pin="not numbers")
+    value = Value(tuple(graph.slots(n, const=0.0, held=True) for n in leaf.shape))
+    graph.pin([axis for axis in value.axes if len(axis) < 2], "an axis of length 1")
+    if protected:
+        graph.pin(value.axes, "protected by the caller")
+    return value
+
+
+def _new_values(outputs: Any, params: Any) -> list[str]:
+    """Match outputs with the parameters that they are the new values of.
+
+    An output is the new value of a parameter when the last parts of its path spell the whole path
+    of the parameter (with or without a leading collection name), at least one part is a word,
+    and the shapes are the same: the `batch_stats` that `apply(..., mutable=...)` returns.
+    """
+    shapes = {
+        name: leaf.shape for name, leaf in zip(names(params), jax.tree.leaves(params), strict=True)
+    }
+    matched = []
+    for path, leaf in zip(names(outputs), jax.tree.leaves(outputs), strict=True):
+        parts = path.split("/")
+        tails = ["/".join(parts[i:]) for i in range(1, len(parts))]
+        fits = [
+            t for t in tails if shapes.get(t) == leaf.shape and not t.replace("/", "").isdigit()
+        ]
+        matched.append(fits[0] if fits else "")
+    return matched
