@@ -266,7 +266,7 @@ def test_an_every_below_one_is_refused(every):
 
 def test_a_fraction_of_a_step_is_refused():
     with pytest.raises(TypeError, match="float"):
-        schedules.linear_sparsity(0.5, end=2.5)  # pyright: ignore[reportArgumentType]
+        schedules.linear_sparsity(0.5, end=2.5)
 
 
 def test_geometric_refuses_to_reach_one():
@@ -282,4 +282,4 @@ def test_a_power_that_is_not_positive_is_refused(power):
 
 def test_a_misspelt_keyword_is_named():
     with pytest.raises(TypeError, match="ramp.*'ende'"):
-        schedules.linear_sparsity(0.5, ende=4)  # pyright: ignore[reportCallIssue]
+        schedules.linear_sparsity(0.5, ende=4)

@@ -1,0 +1,272 @@
+"""The house keeps its own rules: layers, sizes, documented and typed names, a light import."""
+
+import ast
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "jaxprune"
+
+# Imports point inwards: a module imports from earlier rows only. A new module must find its row.
+LAYERS = (
+    # Ring 0: the vocabulary.
+    {"_types"},
+    {"_tree", "_count"},
+    # Ring 1: pure and stateless.
+    {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},
+    {"allocation", "structure.rules"},
+    {"selection", "structure.trace"},
+    # Ring 2: know a loss or a graph.
+    {"scores", "structure.groups"},
+    {"structure.plan"},
+    {"structure.units", "structure.cut", "counts"},
+    {"structure.shrink"},
+    # Ring 3: state over steps, as optax transforms.
+    {"penalties", "pruning"},
+    # Ring 4: touch the world.
+    {"checkpoint", "report"},
+    # The facades.
+    {"structure"},
+    {""},
+)
+TABLES = {"structure.rules"}
+"""Packages that take one row together: a table and its entries."""
+CORE = {"jax", "optax", "chex", "numpy"}
+EXTRAS = {"checkpoint": {"orbax"}, "report": {"matplotlib"}}
+"""What a module may import beyond the core."""
+
+
+def modules(root=PACKAGE):
+    """Return {dotted name within the package: path}; a package itself goes by its own name."""
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+PUBLIC = [
+    name
+    for name, path in MODULES.items()
+    if path.name != "__init__.py" and not re.search(r"(^|\.)_", name)
+]
+SOURCES = [*PACKAGE.rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]
+each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def imports(name):
+    """Return the full names of all that a module imports, at its top or inside a function."""
+    is_package = MODULES[name].name == "__init__.py"
+    home = ["jaxprune", *filter(None, name.split("."))]
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            up = home[: len(home) - node.level + is_package] if node.level else []
+            base = ".".join([*up, *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def inner_imports(name):
+    """Return the package's own modules among them."""
+    for full in imports(name):
+        head, _, rest = full.partition(".")
+        if head == "jaxprune":
+            within = [rest, rest.rpartition(".")[0]]
+            yield next((one for one in within if one in MODULES), "")
+
+
+def row(name):
+    """Return the module's place in the layers; -1 where it has none."""
+    room = next((table for table in TABLES if name.startswith(f"{table}.")), name)
+    return next((i for i, rooms in enumerate(LAYERS) if room in rooms), -1)
+
+
+def same_table(one, other):
+    return any(one.startswith(table) and other.startswith(table) for table in TABLES)
+
+
+def functions(path):
+    """Return all functions of a file as (node, number of lines after the docstring)."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            yield node, node.end_lineno - body[0].lineno + 1 if body else 0
+
+
+def depth(node):
+    """Return how deep loops, branches and the like are nested; an elif goes no deeper."""
+    deepest = 0
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        block = isinstance(child, ast.If | ast.For | ast.While | ast.With | ast.Try)
+        is_elif = isinstance(node, ast.If) and isinstance(child, ast.If) and child in node.orelse
+        deepest = max(deepest, (block and not is_elif) + depth(child))
+    return deepest
+
+
+def committed():
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_every_module_has_its_row_in_the_table():
+    assert [name for name in MODULES if row(name) < 0] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_inwards(name):
+    outward = [
+        other
+        for other in inner_imports(name)
+        if row(other) >= row(name) and not same_table(name, other)
+    ]
+    assert outward == []
+
+
+def test_imports_have_no_cycle():
+    graph = {name: set(inner_imports(name)) - {name, ""} for name in MODULES if name}
+    order = list(TopologicalSorter(graph).static_order())
+    assert set(order) == set(graph)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_library_imports_jax_optax_and_chex_only(name):
+    foreign = {full.partition(".")[0] for full in imports(name)} - sys.stdlib_module_names
+    assert foreign - {"jaxprune"} - CORE - EXTRAS.get(name, set()) == set()
+
+
+@each_source
+def test_files_functions_and_nesting_stay_small(path):
+    limit = 3 if "rules" in str(path.relative_to(ROOT)) else 2
+    assert len(path.read_text().splitlines()) <= 300
+    assert [node.name for node, size in functions(path) if size > 40] == []
+    assert [node.name for node, _ in functions(path) if depth(node) > limit] == []
+    positional = {
+        node.name: [*node.args.posonlyargs, *node.args.args] for node, _ in functions(path)
+    }
+    assert [name for name, args in positional.items() if len(args) > 6] == []
+
+
+def test_nine_functions_of_ten_have_at_most_15_lines():
+    sizes = sorted(size for path in PACKAGE.rglob("*.py") for _, size in functions(path))
+    assert sizes[len(sizes) * 9 // 10] <= 15
+
+
+def public_names():
+    for name in PUBLIC:
+        module = pytest.importorskip(f"jaxprune.{name}")
+        for public in getattr(module, "__all__", ()):
+            yield f"{name}.{public}", getattr(module, public)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_module_says_what_is_public(name):
+    module = pytest.importorskip(f"jaxprune.{name}")
+    assert module.__doc__ and set(module.__all__) <= set(dir(module))
+
+
+def test_every_public_function_and_class_is_documented():
+    named = [
+        (name, value)
+        for name, value in public_names()
+        if inspect.isroutine(value) or inspect.isclass(value)
+    ]
+    assert [name for name, value in named if not inspect.getdoc(value)] == []
+
+
+def test_every_public_function_is_typed():
+    for name, value in public_names():
+        if inspect.isfunction(value):
+            signature = inspect.signature(value)
+            hints = [
+                *(p.annotation for p in signature.parameters.values()),
+                signature.return_annotation,
+            ]
+            assert inspect.Signature.empty not in hints, name
+
+
+def test_every_argument_of_a_public_function_is_described():
+    for name, value in public_names():
+        if inspect.isfunction(value):
+            described = re.findall(r"^ {8}\*{0,2}(\w+):", value.__doc__ or "", re.MULTILINE)
+            assert set(inspect.signature(value).parameters) <= set(described), name
+
+
+def test_at_least_half_of_the_public_functions_show_an_example():
+    shown = [
+        ">>>" in (value.__doc__ or "") for _, value in public_names() if inspect.isfunction(value)
+    ]
+    assert sum(shown) >= len(shown) / 2
+
+
+def test_the_public_names_fit_in_one_head():
+    assert len({value for _, value in public_names() if inspect.isfunction(value)}) <= 90
+
+
+def test_suppressions_are_rare_and_say_why():
+    marks = re.compile(r"#\s*(?:noqa|type: ignore|pyright: ignore|fmt: (?:skip|off))\S*(.*)")
+    lines = [line for path in SOURCES for line in path.read_text().splitlines()]
+    found = [mark for line in lines if (mark := marks.search(line))]
+    assert len(found) <= 0.3 * len(lines) / 100
+    assert [mark[0] for mark in found if len(mark[1].strip(" -#:")) < 10] == []
+
+
+IMPORT = """
+import sys, time
+import jax, optax
+start = time.perf_counter()
+import jaxprune
+for name in {core}:
+    __import__(name)
+print(time.perf_counter() - start)
+print(*sys.modules)
+"""
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """Import the core in fresh processes: (best seconds beyond jax and optax, modules loaded)."""
+    core = [f"jaxprune.{name}" for name in MODULES if name and name not in EXTRAS]
+    command = [sys.executable, "-c", IMPORT.format(core=core)]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(3)]
+    seconds = min(float(run.stdout.splitlines()[0]) for run in runs)
+    return seconds, set(runs[0].stdout.splitlines()[1].split())
+
+
+@pytest.mark.parametrize(
+    "heavy", ["tensorflow", "flax", "matplotlib", "orbax", "tensorflow_datasets"]
+)
+def test_importing_the_library_leaves_heavy_packages_alone(imported, heavy):
+    assert heavy not in imported[1]
+
+
+def test_importing_the_library_takes_less_than_a_third_of_a_second(imported):
+    assert imported[0] <= 0.3
+
+
+def test_committed_files_name_no_machine_and_no_registry():
+    places = re.compile(r"(?<![\w.~-])/(?:work|tmp|root|home|Users)/\w|" + "|".join(
+        re.escape(f"{name}.{ending}") for name, ending in [("pypi", "org"), ("pythonhosted", "org")]
+    ))  # fmt: skip
+    for path in committed():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        assert not (found := places.search(text)), f"{path.relative_to(ROOT)}: {found[0]}"
+
+
+def test_constraints_pin_versions_without_an_address():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+( ; .+)?", line)] == []
