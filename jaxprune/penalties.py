@@ -115,8 +115,8 @@ def add_elastic_net_penalty(
         The transform; its `update` needs `params`.
 
     References:
-        Zou and Hastie, "Regularization and variable selection via the elastic net", 2005, equation
-        3 (the paper's is without the half).
+        Zou and Hastie, "Regularization and variable selection via the elastic net", 2005, section
+        2.1 (the paper's is without the half).
 
     Example:
         >>> import jax.numpy as jnp

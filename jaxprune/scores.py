@@ -104,7 +104,7 @@ def taylor_squared(param: Array, grad: Array) -> Array:
         The scores, of the leaf's shape, float32 or wider.
 
     References:
-        Molchanov et al., "Importance estimation for neural network pruning", 2019, equation 8.
+        Molchanov et al., "Importance estimation for neural network pruning", 2019, section 3.1.
 
     Example:
         >>> import jax.numpy as jnp
@@ -127,8 +127,8 @@ def movement(param: Array, grad: Array) -> Array:
         The scores, of the leaf's shape, float32 or wider; they may be negative.
 
     References:
-        Sanh et al., "Movement pruning", 2020, section 4, equation 3: the sum of this over the
-        steps, times the learning rate (the paper's formula for hard movement pruning).
+        Sanh et al., "Movement pruning", 2020, section 4: the sum of this over the steps, times the
+        learning rate (the paper's formula for hard movement pruning).
 
     Example:
         >>> import jax.numpy as jnp
@@ -211,7 +211,7 @@ def lamp(param: Array) -> Array:
         The scores in [0, 1], of the leaf's shape, float32 or wider.
 
     References:
-        Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", 2021, equation 3 (the
+        Lee et al., "Layer-adaptive sparsity for the magnitude-based pruning", 2021, section 3 (the
         paper's formula; the paper leaves ties open).
 
     Example:
@@ -244,7 +244,7 @@ def fpgm(param: Array) -> Array:
         The scores, of the leaf's shape, float32 or wider; pool them by `granularity.filters()`.
 
     References:
-        He et al., "Filter pruning via geometric median", 2019, equation 7 (the paper's formula;
+        He et al., "Filter pruning via geometric median", 2019, section 3 (the paper's formula;
         the distances by a Gram matrix, a block of rows at a time, are ours).
 
     Example:

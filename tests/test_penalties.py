@@ -275,6 +275,29 @@ def test_accumulated_steps_are_penalised_once(make):
     assert traces == 1
 
 
+def test_a_flax_optimizer_carries_a_penalty():
+    nnx = pytest.importorskip("flax.nnx")
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    before = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    optimizer = nnx.Optimizer(
+        model, optax.chain(penalties.add_l1_penalty(0.5), optax.sgd(0.1)), wrt=nnx.Param
+    )
+    optimizer.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
+    after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    kernel = before["kernel"]
+    np.testing.assert_allclose(after["kernel"], kernel - 0.05 * np.sign(kernel), rtol=1e-6)
+    np.testing.assert_array_equal(after["bias"], before["bias"])
+
+
+def test_a_step_that_is_not_finite_does_not_count():
+    optimizer = optax.apply_if_finite(penalties.add_l1_penalty(0.5), 3)
+    params, state = jnp.ones((1, 1)), optimizer.init(jnp.ones((1, 1)))
+    update, state = optimizer.update(jnp.full((1, 1), jnp.nan), state, params)
+    assert float(update[0, 0]) == 0 and optax.tree.get(state, "step") == 0
+    update, state = optimizer.update(jnp.zeros((1, 1)), state, params)
+    assert float(update[0, 0]) == 0.5 and optax.tree.get(state, "step") == 1
+
+
 def test_seeds_are_mapped_over():
     optimizer = optax.chain(
         penalties.add_l1_penalty(schedules.linear_sparsity(0.2, end=2)), optax.sgd(0.1)
