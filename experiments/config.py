@@ -1,0 +1,159 @@
+"""What a run computes, as one frozen value; where it reads and writes is no part of it."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from tyro.conf import Suppress
+
+from experiments.models import Model
+from jaxprune import pruning, schedules, scores, selection
+from jaxprune.granularity import Granularity, entries
+
+__all__ = ["Config", "cosine_adam", "gradually", "identity"]
+
+
+def cosine_adam(config: "Config", steps: int) -> optax.GradientTransformation:
+    """Return Adam, its learning rate falling to zero over the run along half a cosine.
+
+    Args:
+        config: says the first learning rate.
+        steps: updates in the whole run.
+
+    Returns:
+        The optimizer of a config.
+    """
+    return optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps))
+
+
+def gradually(
+    config: "Config", steps: int, sparsity: float, key: jax.Array
+) -> optax.GradientTransformationExtraArgs:
+    """Return the pruner that follows the cubic schedule of Zhu and Gupta within the config's window.
+
+    Args:
+        config: says score, granularity, allocation and window.
+        steps: updates in the whole run.
+        sparsity: fraction removed in the end, in (0, 1].
+        key: for scores that draw.
+
+    Returns:
+        The pruner, which comes last in the chain.
+    """
+    schedule = schedules.polynomial_sparsity(
+        sparsity,
+        begin=int(config.prune_from * steps),
+        end=max(1, int(config.prune_until * steps)),
+        every=config.prune_every,
+    )
+    return pruning.prune_gradually(
+        schedule,
+        key,
+        score=config.score,
+        granularity=config.granularity,
+        allocation=config.allocation,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A grid of trainings, one for each sparsity and seed, alike in everything else.
+
+    The functions among the fields are choices, made in a file of `configs`; the others can also be
+    given on the command line as `--field value`.
+    """
+
+    model: Suppress[Model]
+    """Shape of an image, classes -> network."""
+    optimizer: Suppress[Callable[["Config", int], Any]] = cosine_adam
+    """Config, steps of the run -> transform between the penalty and the pruner."""
+    penalty: Suppress[Callable[[], Any]] = optax.identity
+    """-> transform that comes first in the chain, such as a penalty of `jaxprune.penalties`."""
+    pruner: Suppress[Callable[["Config", int, float, jax.Array], Any]] = gradually
+    """Config, steps, sparsity, key -> transform that comes last in the chain."""
+    score: Suppress[Callable[..., Any]] = scores.magnitude
+    """How much an entry matters."""
+    granularity: Suppress[Granularity] = entries()
+    """What a unit is."""
+    allocation: Suppress[Any] = selection.across_leaves()
+    """How many units each kernel keeps."""
+
+    data: str
+    """TFDS's name of the data set, or `digits`, which needs no network."""
+    train_split: str = "train"
+    """TFDS's name of the split to learn from; slices such as `train[:10000]` work."""
+    test_split: str = "test"
+    """TFDS's name of the split to measure accuracy on."""
+    epochs: int = 20
+    """Passes over the training split."""
+    batch: int = 128
+    """Examples a step, over all devices together."""
+    learning_rate: float = 1e-3
+    """The first learning rate."""
+    sparsities: tuple[float, ...] = (0.0, 0.95)
+    """Fractions removed in the end; 0 is the dense control, trained without a pruner."""
+    seeds: tuple[int, ...] = (0,)
+    """Of the initial params and of the order of the examples."""
+    prune_from: float = 0.1
+    """Fraction of the run after which pruning begins."""
+    prune_until: float = 0.6
+    """Fraction of the run at which the final sparsity is reached; fine-tuning follows."""
+    prune_every: int = 50
+    """Steps between two updates of the masks."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+    devices: int = 0
+    """Local devices that share a batch, 0 for all; a CPU is split into that many."""
+
+    def __post_init__(self) -> None:
+        """Check what would otherwise fail late, one sentence each.
+
+        Raises:
+            ValueError: naming the field, its value and what it may be.
+        """
+        for field, low, high in _RANGES:
+            values = getattr(self, field)
+            for value in values if isinstance(values, tuple) else (values,):
+                if not low <= value <= high:
+                    raise ValueError(f"`{field}` has {value}, which is not in [{low}, {high}].")
+        if self.prune_until < self.prune_from:
+            raise ValueError(
+                f"`prune_until={self.prune_until}` comes before `prune_from={self.prune_from}`."
+            )
+        if not self.sparsities or not self.seeds:
+            raise ValueError("`sparsities` and `seeds` must hold one value at least.")
+
+
+_RANGES = [
+    ("epochs", 1, math.inf),
+    ("batch", 1, math.inf),
+    ("sparsities", 0, 1),
+    ("prune_from", 0, 1),
+    ("prune_until", 0, 1),
+    ("prune_every", 1, math.inf),
+    ("checkpoint_every", 1, math.inf),
+    ("devices", 0, math.inf),
+]
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Return a config as JSON: two runs are the same when these are equal.
+
+    Args:
+        config: any config.
+
+    Returns:
+        Field -> value, where a function goes by its name.
+    """
+    return {
+        field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(part) for part in value]
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else value

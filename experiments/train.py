@@ -1,0 +1,211 @@
+"""The pure part of training: a state, a step, an evaluation. Nothing here touches the world."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.data import Split
+from experiments.models import Network
+
+__all__ = ["Evaluation", "State", "Trainer", "mesh_of", "normalised", "trainer"]
+
+_EVALUATE = 1000  # examples a call at most, about
+
+
+class State(NamedTuple):
+    """Everything that moves; all of it is in a checkpoint. The step also says which data come next.
+
+    Attributes:
+        step: int32, updates so far.
+        params: the network's.
+        opt_state: the optimizer's and the pruner's, with its masks and keys.
+        loss: float32, sum of the batches' losses in this epoch so far.
+        broken_at: int32, first step whose loss was not finite; 0 while there was none.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    loss: jax.Array
+    broken_at: jax.Array
+
+
+class Evaluation(NamedTuple):
+    """Mean cross-entropy in nats and fraction of right answers."""
+
+    loss: float
+    accuracy: float
+
+
+class Trainer(NamedTuple):
+    """The compiled functions of one network and one optimizer.
+
+    Attributes:
+        init: PRNG key -> state.
+        step: state (donated), uint8 images, int32 labels -> state.
+        evaluate: params, split -> evaluation.
+        traces: how often each function was traced: once, whatever a run does.
+    """
+
+    init: Callable[[jax.Array], State]
+    step: Callable[[State, np.ndarray, np.ndarray], State]
+    evaluate: Callable[[Any, Split], Evaluation]
+    traces: dict[str, int]
+
+
+def mesh_of(devices: int) -> Mesh:
+    """Return a mesh over the first local devices, whose one axis splits a batch.
+
+    Args:
+        devices: how many; 0 for all.
+
+    Returns:
+        The mesh.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    there = jax.local_devices()
+    if devices > len(there):
+        raise ValueError(f"`devices={devices}`, but there are {len(there)} here; 0 takes them all.")
+    chosen = there[: devices or None]
+    return jax.make_mesh(
+        (len(chosen),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen
+    )
+
+
+def normalised(network: Network, images: np.ndarray) -> Network:
+    """Return a network that takes bytes: less the mean of these images, over their deviation.
+
+    Args:
+        network: one that takes floats.
+        images: uint8, of the training split.
+
+    Returns:
+        The network, with the same params.
+    """
+    counts = np.bincount(images.reshape(-1), minlength=256)
+    mean = np.average(np.arange(256), weights=counts)
+    deviation = math.sqrt(np.average((np.arange(256) - mean) ** 2, weights=counts))
+
+    def apply(params: Any, images: jax.Array) -> jax.Array:
+        floats = (images.astype(jnp.float32) - np.float32(mean)) / np.float32(deviation)
+        return network.apply(params, floats)
+
+    return Network(network.init, apply)
+
+
+def trainer(
+    network: Network,
+    optimizer: Callable[[jax.Array], optax.GradientTransformation],
+    mesh: Mesh,
+    *,
+    per_epoch: int,
+) -> Trainer:
+    """Return the functions that train a network data-parallel over a mesh.
+
+    Args:
+        network: what is trained; it takes bytes.
+        optimizer: PRNG key -> transform; the key may reach its state only.
+        mesh: of `mesh_of`.
+        per_epoch: steps over which losses are summed up.
+
+    Returns:
+        The trainer.
+    """
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("batch"))
+    update = optax.with_extra_args_support(optimizer(jax.random.key(0))).update
+    traces: dict[str, int] = {}
+    step = jax.jit(
+        _counted(_step(network, update, per_epoch), traces), donate_argnums=0, out_shardings=whole
+    )
+    score = jax.jit(_counted(_score(network), traces), out_shardings=whole)
+
+    def evaluate(params: Any, examples: Split) -> Evaluation:
+        parts = (jax.device_put(part, split) for part in _chunks(examples, mesh.size))
+        sums = sum(np.asarray(score(params, *part), np.float64) for part in parts)
+        return Evaluation(*(sums / len(examples.labels)).tolist())
+
+    def advance(state: State, images: np.ndarray, labels: np.ndarray) -> State:
+        state = step(state, *jax.device_put((images, labels), split))
+        if mesh.size > 1 and jax.default_backend() == "cpu":
+            # Two steps under way would wait for each other's all-reduce in the one thread pool.
+            jax.block_until_ready(state.step)
+        return state
+
+    return Trainer(
+        init=jax.jit(_init(network, optimizer), out_shardings=whole),
+        step=advance,
+        evaluate=evaluate,
+        traces=traces,
+    )
+
+
+def _init(network: Network, optimizer: Callable[..., Any]) -> Callable[[jax.Array], State]:
+    def init(key: jax.Array) -> State:
+        of_params, of_optimizer = jax.random.split(key)
+        params = network.init(of_params)
+        opt_state = optimizer(of_optimizer).init(params)
+        return State(jnp.int32(0), params, opt_state, jnp.float32(0), jnp.int32(0))
+
+    return init
+
+
+def _step(network: Network, update: Callable[..., Any], per_epoch: int) -> Callable[..., State]:
+    def loss_of(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+        return _losses(network.apply(params, images), labels).mean()
+
+    def step(state: State, images: jax.Array, labels: jax.Array) -> State:
+        loss, grads = jax.value_and_grad(loss_of)(state.params, images, labels)
+        updates, opt_state = update(grads, state.opt_state, state.params, grad=grads, value=loss)
+        number = state.step + 1
+        breaks = (state.broken_at == 0) & ~jnp.isfinite(loss)
+        return State(
+            number,
+            optax.apply_updates(state.params, updates),
+            opt_state,
+            jnp.where(state.step % per_epoch == 0, 0, state.loss) + loss,
+            jnp.where(breaks, number, state.broken_at),
+        )
+
+    return step
+
+
+def _score(network: Network) -> Callable[..., jax.Array]:
+    def score(params: Any, images: jax.Array, labels: jax.Array, real: jax.Array) -> jax.Array:
+        logits = network.apply(params, images)
+        right = logits.argmax(-1) == labels
+        return jnp.stack([jnp.where(real, _losses(logits, labels), 0).sum(), (real & right).sum()])
+
+    return score
+
+
+_losses = optax.softmax_cross_entropy_with_integer_labels
+
+
+def _counted(fn: Callable[..., Any], traces: dict[str, int]) -> Callable[..., Any]:
+    """Count how often JAX runs the Python of a function, which is once a compilation."""
+    traces[fn.__name__] = 0
+
+    def counted(*args: Any) -> Any:
+        traces[fn.__name__] += 1
+        return fn(*args)
+
+    return counted
+
+
+def _chunks(examples: Split, devices: int) -> Any:
+    """Cut a split into equal parts, the last one padded, so that one program serves them all."""
+    count = len(examples.labels)
+    width = math.ceil(count / math.ceil(count / _EVALUATE) / devices) * devices
+    for start in range(0, count, width):
+        places = np.arange(start, start + width)
+        taken = np.minimum(places, count - 1)
+        yield examples.images[taken], examples.labels[taken], places < count

@@ -1,0 +1,304 @@
+"""What pruning left: a table of layers, and pictures of a schedule, a run and a trade-off.
+
+Figures are matplotlib's own objects: `figure.savefig("run.png")` writes one, a notebook shows it.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+
+import jax
+import numpy as np
+
+from jaxprune import _tree
+from jaxprune._types import Params, Schedule, Where
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Layer", "layers", "plot_run", "plot_schedule", "plot_tradeoff", "table"]
+
+Curves = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+_P, _T = ParamSpec("_P"), TypeVar("_T")
+
+_INK, _FAINT, _DENSE = "#333333", "#d9d9d9", "#8c8c8c"
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # Okabe and Ito's
+_STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+}
+
+
+def _styled(plot: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Draw in the style of all our figures; matplotlib is imported only when something is drawn."""
+
+    @functools.wraps(plot)
+    def styled(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            return plot(*args, **kwargs)
+
+    return styled
+
+
+class Layer(NamedTuple):
+    """What is left of one kernel.
+
+    Attributes:
+        name: path of the leaf.
+        shape: of the kernel; the last axis are outputs, the one before it inputs.
+        nonzeros: weights that are not zero.
+        empty_outputs: nodes, filters or classes that no weight leads into: dead but for their bias.
+        empty_inputs: inputs that no weight leads out of.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    nonzeros: int
+    empty_outputs: int
+    empty_inputs: int
+
+    @property
+    def size(self) -> int:
+        """Weights of the kernel, zeros included."""
+        return int(np.prod(self.shape))
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the weights that are zero; 0 for a kernel of none."""
+        return 1 - self.nonzeros / self.size if self.size else 0.0
+
+
+def layers(params: Params, *, where: Where = _tree.is_kernel) -> list[Layer]:
+    """Count what is left of every kernel, by the params themselves rather than by their masks.
+
+    Args:
+        params: any pytree of arrays; they are read on the host.
+        where: which leaves are kernels, of two axes or more.
+
+    Returns:
+        A layer for each kernel, in the order of the tree.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> layers({"kernel": jnp.array([[1.0, 0.0], [2.0, 0.0], [0.0, 0.0]])})
+        [Layer(name='kernel', shape=(3, 2), nonzeros=2, empty_outputs=1, empty_inputs=1)]
+    """
+    named = zip(_tree.names(params), jax.tree.leaves(params), strict=True)
+    return [_layer(name, np.asarray(leaf)) for name, leaf in named if where(name, leaf)]
+
+
+def table(rows: Sequence[Layer]) -> str:
+    """Return layers as aligned text, their sum below.
+
+    Args:
+        rows: of `layers`.
+
+    Returns:
+        Lines, the last one without a line break.
+
+    Example:
+        >>> print(table([Layer("kernel", (3, 2), 2, 1, 1)]))
+        layer   shape  weights  nonzeros  sparsity  empty outputs  empty inputs
+        kernel    3x2        6         2    66.7 %         1 of 2        1 of 3
+        total                6         2    66.7 %              1             1
+    """
+    head = ("layer", "shape", "weights", "nonzeros", "sparsity", "empty outputs", "empty inputs")
+    body = [_cells(row) for row in rows]
+    size, nonzeros = sum(row.size for row in rows), sum(row.nonzeros for row in rows)
+    outputs, inputs = sum(r.empty_outputs for r in rows), sum(r.empty_inputs for r in rows)
+    sparsity = f"{1 - nonzeros / max(size, 1):.1%}".replace("%", " %")
+    total = ("total", "", f"{size:,}", f"{nonzeros:,}", sparsity, f"{outputs}", f"{inputs}")
+    return _aligned([head, *body, total])
+
+
+@_styled
+def plot_schedule(schedule: Schedule, steps: int) -> "Figure":
+    """Draw a sparsity schedule over the steps of a run.
+
+    Args:
+        schedule: step -> sparsity in [0, 1].
+        steps: the last step to draw, >= 1.
+
+    Returns:
+        A figure with one panel.
+
+    Example:
+        >>> from jaxprune import schedules
+        >>> figure = plot_schedule(schedules.linear_sparsity(0.9, begin=10, end=50, every=5), 100)
+        >>> figure.axes[0].get_ylabel()
+        'sparsity in %'
+    """
+    figure, (axes,) = _figure(6.4, 3.2, "A")
+    at = np.arange(steps + 1)
+    _draw_sparsity(axes, at, np.array([float(schedule(int(step))) for step in at]), _COLOURS[0])
+    axes.set(xlabel="step", ylabel="sparsity in %", title="Sparsity by step")
+    return figure
+
+
+@_styled
+def plot_run(
+    curves: Curves, rows: Sequence[Layer], *, inputs: np.ndarray | None = None, title: str = ""
+) -> "Figure":
+    """Draw a run: accuracy and sparsity by step, what is left by layer, and of which inputs.
+
+    Args:
+        curves: label -> one list of metrics a seed, all alike in their steps; each of the metrics
+            holds `step`, `test_accuracy` and `sparsity` in [0, 1]. The first is drawn grey, as the
+            dense control.
+        rows: of `layers`, after pruning.
+        inputs: weights left `(height, width)` at each input of the first layer, if it can be drawn.
+        title: above it all.
+
+    Returns:
+        A figure with three or four panels.
+    """
+    mosaic = ";".join(["AAL"] * 3 + ["SSL" if inputs is None else "SSI"] * 2)
+    figure, panels = _figure(11, 6.4, mosaic)
+    colours = [_DENSE, *_COLOURS] if len(curves) > 1 else _COLOURS
+    by_name = dict(zip("ALSI", panels, strict=False))
+    for (label, seeds), colour in zip(curves.items(), colours, strict=False):
+        _draw_accuracy(by_name["A"], seeds, label, colour)
+        steps = np.array([row["step"] for row in seeds[0]])
+        _draw_sparsity(by_name["S"], steps, _stack(seeds, "sparsity").mean(0), colour)
+    _finish_curves(by_name["A"], by_name["S"])
+    _draw_layers(by_name["L"], rows)
+    if inputs is not None:
+        _draw_inputs(by_name["I"], inputs)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    return figure
+
+
+@_styled
+def plot_tradeoff(points: Mapping[float, Sequence[float]], *, title: str = "") -> "Figure":
+    """Draw accuracy against sparsity, the spread over seeds included.
+
+    Args:
+        points: sparsity in [0, 1] -> accuracies in [0, 1], one a seed; 0 is the dense control.
+        title: above the panel.
+
+    Returns:
+        A figure with one panel.
+    """
+    figure, (axes,) = _figure(6.4, 3.8, "A")
+    pruned = sorted(sparsity for sparsity in points if sparsity > 0)
+    places = np.arange(len(pruned))
+    if 0 in points:
+        _draw_dense(axes, 100 * np.asarray(points[0]))
+    for place, sparsity in zip(places, pruned, strict=True):
+        values = 100 * np.asarray(points[sparsity])
+        axes.plot(np.full(len(values), place), values, "o", ms=5, alpha=0.5, mec="none", c=_COLOURS[0])
+    means = [100 * np.mean(points[sparsity]) for sparsity in pruned]
+    axes.plot(places, means, "-", color=_COLOURS[0], label="pruned: mean, and each seed")
+    axes.set_xticks(places, [f"{100 * sparsity:g} %" for sparsity in pruned])
+    axes.set(xlabel="weights removed", ylabel="test accuracy in %", title=title)
+    axes.grid(axis="y", color=_FAINT, lw=0.6)
+    axes.margins(x=0.08)
+    axes.legend(loc="lower left")
+    return figure
+
+
+def _layer(name: str, kernel: np.ndarray) -> Layer:
+    alive = kernel != 0
+    by_output = alive.any(axis=tuple(range(kernel.ndim - 1)))
+    by_input = alive.any(axis=(*range(kernel.ndim - 2), kernel.ndim - 1))
+    return Layer(
+        name, kernel.shape, int(alive.sum()), int((~by_output).sum()), int((~by_input).sum())
+    )
+
+
+def _cells(row: Layer) -> tuple[str, ...]:
+    return (
+        row.name,
+        "x".join(map(str, row.shape)),
+        f"{row.size:,}",
+        f"{row.nonzeros:,}",
+        f"{100 * row.sparsity:.1f} %",
+        f"{row.empty_outputs} of {row.shape[-1]}",
+        f"{row.empty_inputs} of {row.shape[-2]}",
+    )
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _figure(width: float, height: float, mosaic: str) -> tuple["Figure", list["Axes"]]:
+    """Make a figure that no global state knows of."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    return figure, list(figure.subplot_mosaic(mosaic).values())
+
+
+def _stack(seeds: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarray:
+    return np.array([[row[name] for row in rows] for rows in seeds])
+
+
+def _draw_accuracy(axes: "Axes", seeds: Any, label: str, colour: str) -> None:
+    steps = [row["step"] for row in seeds[0]]
+    accuracy = 100 * _stack(seeds, "test_accuracy")
+    mean = accuracy.mean(0)
+    if len(seeds) > 1:
+        axes.fill_between(steps, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.2, lw=0)
+    axes.plot(steps, mean, color=colour, lw=1.6, label=f"{label}: {mean[-1]:.1f} % in the end")
+
+
+def _draw_sparsity(axes: "Axes", steps: np.ndarray, sparsity: np.ndarray, colour: str) -> None:
+    axes.fill_between(steps, 100 * sparsity, step="post", color=colour, alpha=0.15, lw=0)
+    axes.step(steps, 100 * sparsity, where="post", color=colour, lw=1.6)
+    axes.set(ylim=(0, 105), xlim=(0, steps[-1]))
+    axes.grid(axis="y", color=_FAINT, lw=0.6)
+
+
+def _finish_curves(accuracy: "Axes", sparsity: "Axes") -> None:
+    lines = np.concatenate([np.asarray(line.get_ydata(), float) for line in accuracy.get_lines()])
+    low = np.quantile(lines, 0.03)
+    accuracy.set_ylim(low - 0.1 * (100.5 - low), 100.5)
+    accuracy.set(title="Test accuracy", ylabel="%", xlim=sparsity.get_xlim())
+    accuracy.grid(axis="y", color=_FAINT, lw=0.6)
+    accuracy.legend(loc="lower right")
+    sparsity.set(title="Weights removed", ylabel="%", xlabel="step")
+
+
+def _draw_layers(axes: "Axes", rows: Sequence[Layer]) -> None:
+    left = [100 * (1 - row.sparsity) for row in rows]
+    places = np.arange(len(rows))
+    axes.barh(places, 100, color=_FAINT, height=0.55)
+    axes.barh(places, left, color=_COLOURS[0], height=0.55)
+    for place, row in zip(places, rows, strict=True):
+        text = f"{row.name.removesuffix('/kernel')}: {row.nonzeros:,} of {row.size:,}"
+        axes.text(0, place - 0.34, text, fontsize=9, va="bottom")
+    axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.75), yticks=[])
+    axes.set(title="Weights left in each layer", xlabel="%")
+    axes.spines["left"].set_visible(False)
+
+
+def _draw_inputs(axes: "Axes", inputs: np.ndarray) -> None:
+    image = axes.imshow(inputs, cmap="cividis", vmin=0)
+    axes.figure.colorbar(image, ax=axes, panchor=(0.0, 0.5))
+    axes.set(title="Weights left at each input", xticks=[], yticks=[])
+
+
+def _draw_dense(axes: "Axes", dense: np.ndarray) -> None:
+    axes.axhspan(dense.min(), dense.max(), color=_DENSE, alpha=0.25, lw=0)
+    axes.axhline(dense.mean(), color=_DENSE, lw=1.6, label="dense: mean, and range over seeds")
