@@ -1,0 +1,1 @@
+"""Small networks, each written once and built in Flax linen and in Flax NNX."""
