@@ -103,6 +103,14 @@ def test_linear_and_cubic_never_step_back_by_a_single_bit(make):
     assert np.all(np.diff(got) >= 0)
 
 
+@each_ramp
+def test_rounding_carries_no_value_past_the_end(make):
+    low, high = np.float32(0.102622956), np.float32(0.88881975)
+    assert low + (high - low) > high
+    near = make(high, initial=low, end=2**30)(2**30 - 1)  # so near that the shape rounds to 1
+    assert high - 1e-6 < near <= high
+
+
 def test_between_two_stairs_nothing_moves():
     got = np.asarray(schedules.polynomial_sparsity(0.9, begin=3, end=20, every=5)(jnp.arange(30)))
     assert list(np.flatnonzero(np.diff(got)) + 1) == [8, 13, 18, 20]

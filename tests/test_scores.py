@@ -202,6 +202,11 @@ def test_fpgm_is_the_sum_of_distances_to_all_filters(shape):
     np.testing.assert_allclose(got[(0,) * (len(shape) - 1)], slow_fpgm(param), rtol=1e-3)
 
 
+def test_fpgm_is_exact_for_filters_far_from_the_origin():
+    param = 300 + jax.random.normal(jax.random.key(5), (3, 3, 4, 5))
+    np.testing.assert_allclose(scores.fpgm(param)[0, 0, 0], slow_fpgm(param), rtol=1e-3)
+
+
 def test_equal_filters_far_from_the_origin_have_no_distance():
     assert float(scores.fpgm(jnp.full((3, 4), 1e6)).max()) == 0
 
