@@ -2,4 +2,14 @@
 
 from importlib.metadata import version as _version
 
+from jaxprune import allocation as allocation
+from jaxprune import granularity as granularity
+from jaxprune import masks as masks
+from jaxprune import one_shot as one_shot
+from jaxprune import penalties as penalties
+from jaxprune import pruning as pruning
+from jaxprune import schedules as schedules
+from jaxprune import scores as scores
+from jaxprune import selection as selection
+
 __version__ = _version("jaxprune")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxprune._types import Array, Where
 
-__all__ = ["chosen", "is_kernel", "key_for", "map_named", "names", "same_structure"]
+__all__ = ["chosen", "is_kernel", "key_for", "map_named", "named_leaves", "names", "same_structure"]
 
 
 def is_kernel(path: str, leaf: Array) -> bool:
@@ -30,9 +30,14 @@ def is_kernel(path: str, leaf: Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.ndim >= 2
 
 
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Return (name, leaf) in flattening order; a name reads like `"block_1/conv/kernel"`."""
+    return [(_spell(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
 def names(tree: Any) -> list[str]:
-    """Return the leaves' names in flattening order, such as `"block_1/conv/kernel"`."""
-    return [_spell(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    """Return the leaves' names in flattening order."""
+    return [name for name, _ in named_leaves(tree)]
 
 
 def map_named(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
@@ -75,12 +80,14 @@ def chosen(where: Where, tree: Any) -> Any:
     flags = map_named(lambda name, leaf: bool(where(name, leaf)), tree)
     leaves = jax.tree.leaves(flags)
     if leaves and not any(leaves):
-        raise ValueError(f"`where` matches none of the {len(leaves)} leaves; {_near_misses(where, tree)}")
+        raise ValueError(
+            f"`where` matches none of the {len(leaves)} leaves; {_near_misses(where, tree)}"
+        )
     return flags
 
 
 def key_for(key: Array, name: str) -> Array:
-    """Return the leaf's own key, folded from its name: another leaf more or less changes nothing."""
+    """Return the leaf's own key, folded from its name: other leaves do not change it."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -95,12 +102,12 @@ def same_structure(tree: Any, like: Any, what: str) -> None:
     Raises:
         ValueError: naming the first path at which the two differ.
     """
-    if jax.tree.structure(tree) == jax.tree.structure(like):
-        return
     got, wanted = names(tree), names(like)
+    if got == wanted:  # the kind of container does not matter: `nnx` wraps states in its own
+        return
     differing = [f"{name!r} is missing" for name in wanted if name not in set(got)]
     differing += [f"{name!r} is not in the params" for name in got if name not in set(wanted)]
-    first = differing[0] if differing else "the containers differ"
+    first = differing[0] if differing else "the order of the leaves differs"
     raise ValueError(
         f"`{what}` has another structure than the params: {first}. Build it with"
         " `jax.tree.map` over the same params (an unpruned leaf is a scalar `True`, never `None`)."
@@ -134,6 +141,8 @@ def _near_misses(where: Where, tree: Any) -> str:
         if difflib.get_close_matches(text, [name, *name.split("/")], cutoff=0.6)
     ]
     shown = list(dict.fromkeys(close or have))[:5]
-    return ("did you mean " if close else "the leaves are ") + ", ".join(map(repr, shown)) + (
-        "?" if close else (", ..." if len(have) > 5 else ".")
+    return (
+        ("did you mean " if close else "the leaves are ")
+        + ", ".join(map(repr, shown))
+        + ("?" if close else (", ..." if len(have) > 5 else "."))
     )

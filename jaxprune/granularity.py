@@ -3,11 +3,13 @@
 Every granularity here is one mechanism: an array is cut into equal blocks; a block's scores are
 reduced to one number. An entry is a block of one, a filter is a block that spans all axes but the
 last. N:M adds a protected share: within every m neighbours the best n always stay.
+Equal calls return the same object, so that a granularity given anew to a jitted function is no
+reason to compile again.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -27,23 +29,28 @@ __all__ = [
 ]
 
 Reduce = Callable[..., Array]
-"""`reduce(x, axis) -> array`: how a block's scores become one: `jnp.mean`, `jnp.sum`, `jnp.max`, `l2_norm`."""
+"""`reduce(x, axis)`: a block's scores to one: `jnp.mean`, `jnp.sum`, `jnp.max`, `l2_norm`."""
 
 
 class Granularity(NamedTuple):
-    """A pair of functions on one leaf, and the share of its units that always stays.
+    """Functions on one leaf, and the share of its units that always stays.
 
     Attributes:
         pool: scores of the entries, any shape -> scores of the units.
         spread: (values of the units, shape of the leaf) -> values of the entries, same dtype.
+        held: mask of the entries -> mask of the units: is any entry of the unit kept?
         least: fraction of a leaf's units in [0, 1] that no selection may remove.
+        erased: the score of an entry that is gone already, as `pool` should see it.
     """
 
     pool: Callable[[Array], Array]
     spread: Callable[[Array, tuple[int, ...]], Array]
+    held: Callable[[Array], Array]
     least: float = 0.0
+    erased: float = 0.0
 
 
+@cache
 def entries() -> Granularity:
     """Every entry is a unit of its own: unstructured pruning.
 
@@ -51,14 +58,18 @@ def entries() -> Granularity:
         A granularity whose units are the entries, so pooling and spreading do nothing.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> entries().pool(jnp.array([3.0, 1.0]))
         Array([3., 1.], dtype=float32)
     """
-    return Granularity(pool=lambda scores: scores, spread=lambda values, shape: values.reshape(shape))
+    return Granularity(
+        pool=lambda scores: scores,
+        spread=lambda values, shape: values.reshape(shape),
+        held=lambda mask: mask,
+    )
 
 
-def blocks(sizes: Sequence[int], *, reduce: Reduce = jnp.mean) -> Granularity:
+@cache
+def blocks(sizes: tuple[int, ...], *, reduce: Reduce = jnp.mean) -> Granularity:
     """Units are blocks of `sizes` over a leaf's last axes: block sparsity.
 
     Args:
@@ -67,20 +78,20 @@ def blocks(sizes: Sequence[int], *, reduce: Reduce = jnp.mean) -> Granularity:
         reduce: `reduce(x, axis)`, how the scores of a block become one.
 
     Returns:
-        The granularity. Its functions raise `ValueError` for a leaf with too few axes, or with an
-        axis that a size does not divide.
+        The granularity; for a leaf that it does not fit its functions raise `ValueError`.
 
     Raises:
         ValueError: if a size is less than 1.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> blocks((2, 2)).pool(jnp.arange(16.0).reshape(4, 4))
         Array([[ 2.5,  4.5],
                [10.5, 12.5]], dtype=float32)
     """
     if not sizes or any(size < 1 for size in sizes):
-        raise ValueError(f"`sizes={tuple(sizes)}` must be positive lengths; give (1, 1) for entries.")
+        raise ValueError(
+            f"`sizes={tuple(sizes)}` must be positive lengths; give (1, 1) for entries."
+        )
 
     def extents(shape: tuple[int, ...]) -> tuple[int, ...]:
         _check_axes(shape, -len(sizes))
@@ -96,19 +107,18 @@ def blocks(sizes: Sequence[int], *, reduce: Reduce = jnp.mean) -> Granularity:
     return _cut(extents, reduce)
 
 
+@cache
 def slices(*axes: int, reduce: Reduce = jnp.mean) -> Granularity:
     """Units are the indices along `axes`; all other axes are pooled: structured pruning.
 
     Args:
         *axes: the axes that number the units; negative axes count from the end.
-        reduce: `reduce(x, axis)`, how the scores of a slice become one. With magnitudes, `jnp.sum`
-            is the slice's L1 norm and `l2_norm` its L2 norm.
+        reduce: `reduce(x, axis)`; of magnitudes, `jnp.sum` is the L1 and `l2_norm` the L2 norm.
 
     Returns:
         The granularity. Its units keep the leaf's rank, with length 1 along the pooled axes.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> slices(-1, reduce=jnp.sum).pool(jnp.ones((3, 2)))
         Array([[3., 3.]], dtype=float32)
     """
@@ -130,10 +140,9 @@ def filters(*, reduce: Reduce = jnp.mean) -> Granularity:
         reduce: as for `slices`.
 
     Returns:
-        `slices(-1)`: Flax keeps a kernel's outputs on its last axis.
+        `slices(-1)`: a Flax kernel has its outputs last.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> filters().pool(jnp.ones((3, 3, 16, 32))).shape
         (1, 1, 1, 32)
     """
@@ -151,11 +160,6 @@ def channels(*, reduce: Reduce = jnp.mean) -> Granularity:
 
     Returns:
         `slices(-2)`: Flax keeps a kernel's inputs on the axis before the last.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> channels().pool(jnp.ones((3, 3, 16, 32))).shape
-        (1, 1, 16, 1)
     """
     return slices(-2, reduce=reduce)
 
@@ -170,15 +174,11 @@ def heads(axis: int = -2, *, reduce: Reduce = jnp.mean) -> Granularity:
 
     Returns:
         `slices(axis)`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> heads().pool(jnp.ones((64, 4, 16))).shape
-        (1, 4, 1)
     """
     return slices(axis, reduce=reduce)
 
 
+@cache
 def n_of_m(n: int, m: int, *, axis: int = -2) -> Granularity:
     """Units are entries, but of every `m` neighbours along `axis` the best `n` always stay.
 
@@ -203,12 +203,13 @@ def n_of_m(n: int, m: int, *, axis: int = -2) -> Granularity:
         the pattern as a floor under any sparsity is ours.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> n_of_m(1, 2, axis=-1).pool(jnp.array([3.0, 1.0, 0.0, 2.0]))
         Array([inf,  1.,  0., inf], dtype=float32)
     """
     if m < 1 or not 0 <= n <= m:
-        raise ValueError(f"`n={n}`, `m={m}` must satisfy 0 <= n <= m and m >= 1; 2:4 is n_of_m(2, 4).")
+        raise ValueError(
+            f"`n={n}`, `m={m}` must satisfy 0 <= n <= m and m >= 1; 2:4 is n_of_m(2, 4)."
+        )
 
     def pool(scores: Array) -> Array:
         _check_axes(scores.shape, axis)
@@ -216,8 +217,8 @@ def n_of_m(n: int, m: int, *, axis: int = -2) -> Granularity:
         length = scores.shape[at]
         if length % m:
             raise ValueError(
-                f"`m={m}` must divide axis {axis} of length {length} in shape {scores.shape}; pad the"
-                " layer or leave it out by `where`."
+                f"`m={m}` must divide axis {axis} of length {length} in shape {scores.shape};"
+                " pad the layer or leave it out by `where`."
             )
         split = (*scores.shape[:at], length // m, m, *scores.shape[at + 1 :])
         scores = _real(scores)
@@ -225,10 +226,11 @@ def n_of_m(n: int, m: int, *, axis: int = -2) -> Granularity:
         top = jnp.finfo(scores.dtype).max
         return jnp.where(protected.reshape(scores.shape), jnp.inf, jnp.minimum(scores, top))
 
-    return Granularity(pool, entries().spread, least=n / m)
+    # An entry that is gone must not take the place of one that is left in its group.
+    return entries()._replace(pool=pool, least=n / m, erased=-jnp.inf)
 
 
-def l2_norm(x: Array, axis: Sequence[int] | int | None = None) -> Array:
+def l2_norm(x: Array, axis: Any = None) -> Array:
     """Return the Euclidean norm along `axis`, with gradient 0 (not NaN) where the norm is 0.
 
     Args:
@@ -239,7 +241,6 @@ def l2_norm(x: Array, axis: Sequence[int] | int | None = None) -> Array:
         The norms, of the input's dtype.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> float(l2_norm(jnp.array([3.0, 4.0])))
         5.0
     """
@@ -251,12 +252,10 @@ def l2_norm(x: Array, axis: Sequence[int] | int | None = None) -> Array:
 def _cut(extents: Callable[[tuple[int, ...]], tuple[int, ...]], reduce: Reduce) -> Granularity:
     """Make the granularity of equal blocks, given the block lengths for any shape."""
 
-    def pool(scores: Array) -> Array:
-        lengths = extents(scores.shape)
-        split = [part for n, b in zip(scores.shape, lengths, strict=True) for part in (n // b, b)]
-        if math.prod(lengths) == 1:
-            return scores
-        return reduce(_real(scores).reshape(split), axis=tuple(range(1, 2 * scores.ndim, 2)))
+    def blockwise(values: Array, reduce: Reduce) -> Array:
+        lengths = extents(values.shape)
+        split = [part for n, b in zip(values.shape, lengths, strict=True) for part in (n // b, b)]
+        return reduce(values.reshape(split), axis=tuple(range(1, 2 * values.ndim, 2)))
 
     def spread(values: Array, shape: tuple[int, ...]) -> Array:
         lengths = extents(shape)
@@ -265,7 +264,11 @@ def _cut(extents: Callable[[tuple[int, ...]], tuple[int, ...]], reduce: Reduce) 
         full = [part for count, b in zip(counts, lengths, strict=True) for part in (count, b)]
         return jnp.broadcast_to(values.reshape(thin), full).reshape(shape)
 
-    return Granularity(pool, spread)
+    return Granularity(
+        pool=lambda scores: blockwise(_real(scores), reduce),
+        spread=spread,
+        held=lambda mask: blockwise(mask, jnp.any),
+    )
 
 
 def _real(scores: Array) -> Array:
@@ -277,7 +280,10 @@ def _rank_within(groups: Array, axis: int) -> Array:
     """Rank along a short axis, 0 for the highest; by comparison of every pair, without a sort."""
     lanes = jnp.moveaxis(jnp.where(jnp.isnan(groups), -jnp.inf, groups), axis, 0)
     ranks = [
-        sum((other >= lane if j < i else other > lane).astype(jnp.int32) for j, other in enumerate(lanes))
+        sum(
+            (other >= lane if j < i else other > lane).astype(jnp.int32)
+            for j, other in enumerate(lanes)
+        )
         for i, lane in enumerate(lanes)
     ]
     return jnp.stack(ranks, axis=axis)

@@ -1,0 +1,302 @@
+"""What a mask is: a boolean array in which `True` means kept.
+
+Masks form a tree like the params. A leaf that takes no part has the 0-d mask `True`, never `None`,
+so that every function here is one `jax.tree.map`.
+"""
+
+import math
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune._tree import chosen, is_kernel, map_named, named_leaves, same_structure
+from jaxprune._types import Array, Masks, Params, Where
+
+__all__ = [
+    "Row",
+    "apply",
+    "by_leaf",
+    "from_params",
+    "intersect",
+    "invert",
+    "pack",
+    "read",
+    "sparsity",
+    "table",
+    "unpack",
+]
+
+
+def apply(params: Params, masks: Masks) -> Params:
+    """Return the params with removed entries set to exactly 0, and kept entries bit for bit.
+
+    Args:
+        params: any pytree of arrays.
+        masks: the masks; boolean, of the leaf's shape or 0-d.
+
+    Returns:
+        A tree like `params`. NaN and infinite entries are erased like others.
+
+    Raises:
+        ValueError: if the structures or the shapes differ, naming the first leaf that does.
+
+    Example:
+        >>> apply({"w": jnp.array([1.0, jnp.nan])}, {"w": jnp.array([True, False])})
+        {'w': Array([1., 0.], dtype=float32)}
+    """
+    same_structure(masks, params, "masks")
+    masks = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(masks))
+    return map_named(_erase, params, masks)
+
+
+def intersect(*masks: Masks) -> Masks:
+    """Keep what every one of the masks keeps.
+
+    Args:
+        *masks: trees of one structure; a 0-d mask broadcasts.
+
+    Returns:
+        A tree of masks.
+
+    Example:
+        >>> intersect(jnp.array([True, True]), jnp.array([True, False]), jnp.array(True))
+        Array([ True, False], dtype=bool)
+    """
+    return jax.tree.map(lambda *leaves: reduce(jnp.logical_and, leaves), *masks)
+
+
+def invert(masks: Masks) -> Masks:
+    """Keep what the masks remove.
+
+    Args:
+        masks: a tree of masks.
+
+    Returns:
+        A tree of masks. 0-d `True` becomes 0-d `False`: none of that leaf.
+
+    """
+    return jax.tree.map(jnp.logical_not, masks)
+
+
+def from_params(params: Params, *, where: Where = is_kernel) -> Masks:
+    """Return the masks of a model that is sparse already: its non-zeros are kept.
+
+    Args:
+        params: any pytree of arrays.
+        where: which leaves take part.
+
+    Returns:
+        The masks; 0-d `True` for leaves that take no part.
+
+    Raises:
+        ValueError: if `where` matches no leaf.
+
+    Example:
+        >>> from_params({"kernel": jnp.array([[0.0, 2.0]]), "bias": jnp.zeros(2)})["kernel"]
+        Array([[False,  True]], dtype=bool)
+    """
+    flags = chosen(where, params)
+    return jax.tree.map(lambda leaf, flag: leaf != 0 if flag else jnp.array(True), params, flags)
+
+
+def read(opt_state: Any, params: Params | None = None) -> Masks:
+    """Return the masks that an optimizer state holds, however deeply they lie in it.
+
+    Args:
+        opt_state: the state of any optax optimizer that has pruners of this package in it, or of
+            an `nnx.Optimizer`. Several pruners (in a chain, or in the parts of
+            `optax.partition`) are joined: an entry is kept if each of them keeps it.
+        params: the params. Needed for packed masks, for masks under `optax.masked` by whole
+            subtrees, and to get masks of the very structure of an `nnx.State`.
+
+    Returns:
+        The masks; what no pruner looks after has the 0-d mask `True`.
+
+    Raises:
+        ValueError: if the state holds no masks, or packed ones without `params`.
+
+    Example:
+        >>> from jaxprune.pruning import keep_masked
+        >>> tx = optax.chain(optax.adam(1e-3), keep_masked({"w": jnp.array([True, False])}))
+        >>> read(tx.init({"w": jnp.ones(2)}))
+        {'w': Array([ True, False], dtype=bool)}
+    """
+    found = [tree for _, tree in optax.tree.get_all_with_path(opt_state, "masks")]
+    if not found:
+        raise ValueError(
+            "The optimizer state holds no masks; chain `pruning.prune_gradually(...)` or"
+            " `pruning.keep_masked(...)` behind the optimizer."
+        )
+    if params is not None:
+        found = [unpack(_like(tree, params), params) for tree in found]
+    elif any(leaf.dtype == jnp.uint8 for leaf in jax.tree.leaves(found)):
+        raise ValueError(
+            "The masks are packed to bits; give `params` too, which tell their shapes."
+        )
+    return reduce(lambda a, b: jax.tree.map(_and, a, b, is_leaf=_is_hole), found, found[0])
+
+
+def by_leaf(masks: Masks) -> Any:
+    """Return the sparsity of each leaf.
+
+    Args:
+        masks: a tree of masks.
+
+    Returns:
+        A tree of float32 scalars; 0 for an empty leaf.
+    """
+    return jax.tree.map(lambda mask: _removed(mask) / jnp.float32(max(mask.size, 1)), masks)
+
+
+def sparsity(masks: Masks) -> Array:
+    """Return the fraction of entries removed, over the leaves that take part.
+
+    Args:
+        masks: a tree of masks; 0-d ones are left out.
+
+    Returns:
+        float32 scalar in [0, 1]; 0 if no leaf takes part.
+
+    Example:
+        >>> sparsity({"w": jnp.array([True, False]), "b": jnp.array(True)})
+        Array(0.5, dtype=float32)
+    """
+    leaves = [mask for mask in jax.tree.leaves(masks) if mask.ndim]
+    # Each leaf's share, not a sum of counts: int32 overflows beyond two billion weights.
+    total = max(sum(mask.size for mask in leaves), 1)
+    return sum((_removed(mask) / jnp.float32(total) for mask in leaves), jnp.float32(0))
+
+
+class Row(NamedTuple):
+    """One line of a table of masks.
+
+    Attributes:
+        name: the leaf's path; `"total"` in the last line.
+        shape: its shape; `()` in the last line.
+        size: number of entries.
+        kept: number of entries kept.
+        sparsity: fraction removed, in [0, 1].
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    size: int
+    kept: int
+    sparsity: float
+
+
+def table(masks: Masks) -> list[Row]:
+    """Return a line for each leaf that takes part, and the total.
+
+    Args:
+        masks: a tree of masks, concrete; 0-d ones are left out.
+
+    Returns:
+        The rows, in the order of the leaves; the last one is the total.
+
+    Example:
+        >>> table({"w": jnp.array([True, False])})[-1]
+        Row(name='total', shape=(), size=2, kept=1, sparsity=0.5)
+    """
+    rows = []
+    for name, mask in named_leaves(masks):
+        if mask.ndim:
+            gone = int(_removed(mask))
+            rows.append(
+                Row(name, mask.shape, mask.size, mask.size - gone, gone / max(mask.size, 1))
+            )
+    size, kept = sum(row.size for row in rows), sum(row.kept for row in rows)
+    return [*rows, Row("total", (), size, kept, (size - kept) / max(size, 1))]
+
+
+def pack(masks: Masks) -> Any:
+    """Pack masks to one bit an entry.
+
+    Args:
+        masks: a tree of masks.
+
+    Returns:
+        A tree of uint8 arrays of length n = ceil(size / 8); 0-d masks stay as they are. Bit j of
+        byte i is entry `j * n + i` in row-major order. A sharded mask is gathered.
+
+    Example:
+        >>> pack(jnp.array([True, False, True]))
+        Array([5], dtype=uint8)
+    """
+    return jax.tree.map(_pack, masks)
+
+
+def unpack(packed: Any, params: Params) -> Masks:
+    """Return the masks that `pack` has packed; masks that are not packed are returned as they are.
+
+    Args:
+        packed: a tree from `pack`.
+        params: a tree of the same structure, with the shapes of the masks.
+
+    Returns:
+        The masks.
+
+    Example:
+        >>> unpack(pack(jnp.array([True, False, True])), jnp.zeros(3))
+        Array([ True, False,  True], dtype=bool)
+    """
+    return jax.tree.map(lambda bits, leaf: _unpack(bits, leaf.shape), packed, params)
+
+
+def _erase(name: str, leaf: Array, mask: Array) -> Array:
+    del name
+    if mask.ndim and mask.shape != leaf.shape:
+        raise ValueError(
+            f"the mask has shape {mask.shape}, the param {leaf.shape}; they must agree."
+        )
+    return jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
+
+
+def _removed(mask: Array) -> Array:
+    return jnp.sum(~mask, dtype=jnp.int32)
+
+
+def _pack(mask: Array) -> Array:
+    if not mask.ndim:
+        return mask
+    length = -(-mask.size // 8)
+    planes = jnp.pad(mask.reshape(-1), (0, 8 * length - mask.size)).reshape(8, length)
+    return reduce(jnp.bitwise_or, [plane.astype(jnp.uint8) << j for j, plane in enumerate(planes)])
+
+
+def _unpack(bits: Array, shape: tuple[int, ...]) -> Array:
+    if bits.dtype != jnp.uint8:
+        return bits
+    size = math.prod(shape)
+    planes = (bits[None] >> jnp.arange(8, dtype=jnp.uint8)[:, None]) & 1
+    return planes.reshape(-1)[:size].reshape(shape).astype(bool)
+
+
+def _is_hole(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def _and(mine: Any, other: Any) -> Any:
+    if _is_hole(mine) or _is_hole(other):
+        return (
+            jnp.array(True)
+            if _is_hole(mine) and _is_hole(other)
+            else other
+            if _is_hole(mine)
+            else mine
+        )
+    return jnp.logical_and(mine, other)
+
+
+def _like(masks: Masks, params: Params) -> Masks:
+    """Give masks the structure of the params: fill holes, and drop the wrappers of `nnx`."""
+    filled = jax.tree.map(
+        lambda m: m if not _is_hole(m) else jnp.array(True), masks, is_leaf=_is_hole
+    )
+    structure = jax.tree.structure(params)
+    if structure.num_leaves == len(jax.tree.leaves(filled)):
+        return jax.tree.unflatten(structure, jax.tree.leaves(filled))
+    return jax.tree.map(lambda mask, part: jax.tree.map(lambda _: mask, part), filled, params)

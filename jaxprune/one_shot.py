@@ -1,0 +1,244 @@
+"""From params to masks in one go: masks = spread(select(pool(score(params)), k))."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
+
+from jaxprune import scores
+from jaxprune._tree import chosen, is_kernel, key_for, named_leaves, same_structure
+from jaxprune._types import Array, Masks, Params, Where
+from jaxprune.allocation import Allocation, Leaf, across_leaves
+from jaxprune.granularity import Granularity, entries
+from jaxprune.selection import keep_top, keep_top_of
+
+__all__ = ["Score", "asks", "needs", "prune", "scored"]
+
+Score = Callable[..., Array]
+"""`score(param, ...)`: a function of leaves; its argument names say what else it needs."""
+
+# What a pass over the weights may compute anew: it costs little more than reading them.
+_CHEAP = {
+    *("abs", "add", "and", "broadcast_in_dim", "convert_element_type", "copy", "eq", "ge", "gt"),
+    *("integer_pow", "jit", "le", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pjit"),
+    *("select_n", "sign", "square", "sub"),
+}
+
+
+def prune(
+    params: Params,
+    sparsity: Any,
+    key: Array | None = None,
+    *,
+    score: Score = scores.magnitude,
+    granularity: Granularity = entries(),
+    allocation: Allocation = across_leaves(),
+    where: Where = is_kernel,
+    masks: Masks | None = None,
+    **inputs: Any,
+) -> Masks:
+    """Return the masks that remove exactly `sparsity` of the units.
+
+    Erase the rest with `masks.apply(params, masks)`; to rewind, apply the masks to the params of
+    an earlier step. Pure, and jittable with `sparsity` traced.
+
+    Args:
+        params: any pytree of arrays.
+        sparsity: fraction in [0, 1] of the units to remove, a number or a traced scalar, read as
+            the nearest millionth.
+        key: PRNG key, for a score that draws. Each leaf has a key of its own, folded from its name.
+        score: a function of leaves. Its argument names say what it needs: `param`, `key`, or the
+            name of one of the `inputs`.
+        granularity: what a unit is.
+        allocation: how many units each leaf keeps.
+        where: which leaves take part. Others get the 0-d mask `True`.
+        masks: what is gone stays gone, and counts towards the sparsity.
+        **inputs: trees like the params, such as `grad=`, for the scores that need them.
+
+    Returns:
+        The masks: boolean arrays of the leaves' shapes, or 0-d.
+
+    Raises:
+        ValueError: if the sparsity is a number outside [0, 1], `where` matches nothing, an input
+            or the key is missing, a structure differs, or a leaf does not fit the granularity.
+
+    References:
+        Han et al., "Learning both weights and connections", 2015 (magnitude); the exact selection
+        is ours.
+
+    Example:
+        >>> masks = prune({"kernel": jnp.array([[3.0, -1.0], [0.5, 2.0]])}, 0.5)
+        >>> masks["kernel"]
+        Array([[ True, False],
+               [False,  True]], dtype=bool)
+    """
+    trees = {"param": params, **needs(score, inputs)}
+    if masks is not None:
+        trees["mask"] = masks
+    flags = jax.tree.leaves(chosen(where, params))
+    arguments = _by_leaf(trees, flags, _key(score, key))
+
+    def units(arguments: Mapping[str, Mapping[str, Array]]) -> tuple[list[Array], Any]:
+        pooled = [_pooled(name, score, granularity, given) for name, given in arguments.items()]
+        held = [granularity.held(given["mask"]) for given in arguments.values() if "mask" in given]
+        return pooled, [~unit for unit in held] or None
+
+    pooled = jax.eval_shape(units, arguments)[0]
+    shapes = [given["param"].shape for given in arguments.values()]
+    sizes = [math.prod(unit.shape) for unit in pooled]
+    leaves = [
+        Leaf(name, shape, size, granularity.least)
+        for name, shape, size in zip(arguments, shapes, sizes, strict=True)
+    ]
+    kept = _keep(units, arguments, allocation(leaves, sparsity))
+    given = zip(kept, arguments.values(), strict=True)
+    verdicts = iter([_spread(granularity, unit, **these) for unit, these in given])
+    whole = [next(verdicts) if flag else jnp.array(True) for flag in flags]
+    return jax.tree.unflatten(jax.tree.structure(params), whole)
+
+
+def scored(
+    params: Params,
+    key: Array | None = None,
+    *,
+    score: Score,
+    where: Where = is_kernel,
+    **inputs: Any,
+) -> Any:
+    """Return the scores of the entries of each leaf that takes part.
+
+    Args:
+        params: any pytree of arrays.
+        key: PRNG key, for a score that draws.
+        score: a function of leaves.
+        where: which leaves take part. Others get the 0-d score 0.
+        **inputs: trees like the params, for the scores that need them.
+
+    Returns:
+        A tree like the params.
+
+    Raises:
+        ValueError: as for `prune`.
+
+    Example:
+        >>> scored({"kernel": jnp.array([[3.0, -1.0]])}, score=scores.magnitude)
+        {'kernel': Array([[3., 1.]], dtype=float32)}
+    """
+    flags = jax.tree.leaves(chosen(where, params))
+    arguments = _by_leaf({"param": params, **needs(score, inputs)}, flags, _key(score, key))
+    leaves = iter([score(**given) for given in arguments.values()])
+    whole = [next(leaves) if flag else jnp.zeros(()) for flag in flags]
+    return jax.tree.unflatten(jax.tree.structure(params), whole)
+
+
+def asks(score: Score) -> list[str]:
+    """Return the names of the arguments that a score cannot do without.
+
+    Args:
+        score: a function of leaves.
+
+    Returns:
+        The names in order, `"param"` first.
+
+    Example:
+        >>> asks(scores.taylor)
+        ['param', 'grad']
+    """
+    return [
+        name
+        for name, parameter in inspect.signature(score).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+
+
+def needs(score: Score, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick, among the inputs, what a score asks for by its argument names.
+
+    Args:
+        score: a function of leaves.
+        inputs: what there is.
+
+    Returns:
+        The inputs that the score asks for, `param` and `key` aside.
+
+    Raises:
+        ValueError: naming an input that the score asks for and that there is not.
+
+    Example:
+        >>> needs(scores.taylor, {"grad": 1.0, "value": 2.0})
+        {'grad': 1.0}
+    """
+    asked = [name for name in asks(score) if name not in {"param", "key"}]
+    for name in asked:
+        if inputs.get(name) is None:
+            raise ValueError(
+                f"The score {getattr(score, '__name__', score)!r} needs `{name}`, a tree like the"
+                f" params; pass `{name}=...`, in an optimizer as an extra argument of `update`."
+            )
+    return {name: inputs[name] for name in asked}
+
+
+def _key(score: Score, key: Array | None) -> Array | None:
+    if "key" not in asks(score):
+        return None
+    if key is None:
+        raise ValueError(f"The score {getattr(score, '__name__', score)!r} draws; give a `key`.")
+    return key
+
+
+def _by_leaf(
+    trees: Mapping[str, Any], flags: list[bool], key: Array | None
+) -> dict[str, dict[str, Array]]:
+    """Turn trees by argument into arguments by leaf, for the leaves that are flagged."""
+    for name, tree in trees.items():
+        same_structure(tree, trees["param"], f"{name}s" if name == "mask" else name)
+    columns = {name: jax.tree.leaves(tree) for name, tree in trees.items()}
+    arguments = {}
+    for i, (name, leaf) in enumerate(named_leaves(trees["param"])):
+        if flags[i]:
+            given = {argument: column[i] for argument, column in columns.items()}
+            if "mask" in given:
+                given["mask"] = jnp.broadcast_to(given["mask"], leaf.shape)
+            if key is not None:
+                given["key"] = key_for(key, name)
+            arguments[name] = given
+    return arguments
+
+
+def _pooled(name: str, score: Score, granularity: Granularity, given: Mapping[str, Array]) -> Array:
+    """Score one leaf and pool it; a misfit is told with the leaf's name."""
+    try:
+        of_entries = score(**{k: v for k, v in given.items() if k != "mask"})
+        if "mask" in given:
+            of_entries = jnp.where(given["mask"], of_entries, granularity.erased)
+        return granularity.pool(of_entries)
+    except ValueError as error:
+        raise ValueError(f"Leaf {name!r}: {error}") from error
+
+
+def _spread(
+    granularity: Granularity, unit: Array, param: Array, mask: Array | None = None, **_: Any
+) -> Array:
+    """Spread a verdict over the entries; what is gone stays gone even in a unit that is kept."""
+    verdict = granularity.spread(unit, param.shape)
+    return verdict if mask is None else verdict & mask
+
+
+def _keep(units: Callable[..., Any], arguments: Any, budget: Any) -> list[Array]:
+    """Select, with the scores stored unless they are cheaper to compute anew in each pass."""
+    jaxpr = jax.make_jaxpr(units)(arguments)
+    if {equation.primitive.name for equation in _equations(jaxpr.jaxpr)} <= _CHEAP:
+        return keep_top_of(units, arguments, budget)
+    pooled, gone = units(arguments)
+    return keep_top(pooled, budget, gone=gone)
+
+
+def _equations(jaxpr: Any) -> Any:
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from _equations(inner)

@@ -1,0 +1,295 @@
+"""What removes weights: optax transforms that go last in a chain.
+
+A transform changes the final update so that `optax.apply_updates` lands on exact zeros: for a
+removed entry the update is `-param`; for a kept one it is passed on bit for bit. No optimizer in
+front of it, whatever its momentum, can bring a removed weight back.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune import masks as masks_
+from jaxprune import scores
+from jaxprune._branch import update_if
+from jaxprune._tree import chosen, is_kernel, map_named, named_leaves, same_structure
+from jaxprune._types import Array, Masks, Params, Schedule, Where
+from jaxprune.allocation import Allocation, across_leaves
+from jaxprune.granularity import Granularity, entries
+from jaxprune.one_shot import Score, asks, needs, prune, scored
+
+__all__ = [
+    "KeepMaskedState",
+    "PruneGraduallyState",
+    "keep_masked",
+    "prune_gradually",
+    "zero_moments",
+]
+
+
+class PruneGraduallyState(NamedTuple):
+    """The state of `prune_gradually`.
+
+    Attributes:
+        step: int32 scalar, updates so far.
+        sparsity: float32 scalar, the sparsity that the masks have been made for.
+        masks: boolean arrays of the leaves' shapes (or uint8 when packed), 0-d for the others.
+        key: the PRNG key of a score that draws, else ().
+        scores: the accumulated scores, float32, else ().
+    """
+
+    step: Array
+    sparsity: Array
+    masks: Masks
+    key: Any
+    scores: Any
+
+
+def prune_gradually(
+    schedule: Schedule,
+    key: Array | None = None,
+    *,
+    score: Score = scores.magnitude,
+    granularity: Granularity = entries(),
+    allocation: Allocation = across_leaves(),
+    where: Where = is_kernel,
+    accumulate: float = 0.0,
+    packed: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Remove weights for good as a schedule of sparsity climbs; last in the chain.
+
+    After n updates the params have sparsity `schedule(n)`, exactly. Masks are made anew only when
+    the schedule has moved: give it stairs (`every=`) and the steps between cost one `where`. What
+    is scored are the params as the optimizer in front would leave them; what is gone stays gone.
+
+    Args:
+        schedule: step -> sparsity in [0, 1]; the first update is step 1.
+        key: PRNG key, for a score that draws.
+        score: a function of leaves, see `jaxprune.scores`. What it needs beyond `param` and `key`
+            comes as an extra argument of `update`, such as `grad=` (the raw gradient).
+        granularity: what a unit is.
+        allocation: how many units each leaf keeps.
+        where: which leaves take part.
+        accumulate: 0 scores by the moment; a number d in (0, 1] scores by `s <- d s + score`, once
+            a step: 1 sums up all steps, as movement pruning does. Needs 4 bytes a weight.
+        packed: keep the masks in one bit a weight instead of one byte, for equal results.
+
+    Returns:
+        The transform, whose state is a `PruneGraduallyState`.
+
+    Raises:
+        ValueError: if `accumulate` is outside [0, 1]; in `init`, if `where` matches nothing or a
+            leaf does not fit the granularity; in `update`, if `params` or what the score needs is
+            missing.
+
+    References:
+        Zhu and Gupta, "To prune, or not to prune", 2017, section 3; exact counts, scopes, and
+        zeros by the update itself are ours.
+
+    Example:
+        >>> from jaxprune import schedules
+        >>> tx = optax.chain(
+        ...     optax.sgd(0.1), prune_gradually(schedules.linear_sparsity(0.5, end=2))
+        ... )
+        >>> params = {"kernel": jnp.array([[4.0, 1.0], [2.0, 3.0]])}
+        >>> state = tx.init(params)
+        >>> for _ in range(2):
+        ...     updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> params["kernel"]
+        Array([[4., 0.],
+               [0., 3.]], dtype=float32)
+    """
+    if not 0 <= accumulate <= 1:
+        raise ValueError(f"`accumulate={accumulate}` must lie in [0, 1]; 0 scores by the moment.")
+    draws = "key" in asks(score)
+    if draws and key is None:
+        raise ValueError("The score draws at random; give `prune_gradually` a `key`.")
+
+    def init(params: Params) -> PruneGraduallyState:
+        flags = chosen(where, params)
+        map_named(partial(_check_fit, granularity), params, flags)
+        masks = jax.tree.map(partial(_full, True, bool), params, flags)
+        return PruneGraduallyState(
+            step=jnp.zeros((), jnp.int32),
+            sparsity=jnp.zeros((), jnp.float32),
+            masks=masks_.pack(masks) if packed else masks,
+            key=key if draws else (),
+            scores=jax.tree.map(partial(_full, 0, jnp.float32), params, flags)
+            if accumulate
+            else (),
+        )
+
+    def update(
+        updates: Any, state: PruneGraduallyState, params: Params | None = None, **extra: Any
+    ) -> tuple[Any, PruneGraduallyState]:
+        params = _given(params, "prune_gradually")
+        step = optax.safe_increment(state.step)
+        sparsity = jnp.asarray(schedule(step), jnp.float32)
+        drawn = jax.random.fold_in(state.key, step) if draws else None
+        rule = {"score": score, "where": where, **needs(score, extra)}
+        totals = ()
+        if accumulate:
+            now = scored(optax.apply_updates(params, updates), drawn, **rule)
+            totals = jax.tree.map(lambda old, new: accumulate * old + new, state.scores, now)
+            rule = {"score": _total, "where": where, "total": totals}
+
+        def remake(old: Masks) -> Masks:
+            new = prune(
+                optax.apply_updates(params, updates),
+                sparsity,
+                drawn,
+                granularity=granularity,
+                allocation=allocation,
+                masks=masks_.unpack(old, params),
+                **rule,
+            )
+            return masks_.pack(new) if packed else new
+
+        masks = update_if(sparsity != state.sparsity, remake, state.masks)
+        erased = _erase(updates, params, masks_.unpack(masks, params))
+        return erased, PruneGraduallyState(step, sparsity, masks, state.key, totals)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class KeepMaskedState(NamedTuple):
+    """The state of `keep_masked`.
+
+    Attributes:
+        masks: the masks given.
+    """
+
+    masks: Masks
+
+
+def keep_masked(masks: Masks) -> optax.GradientTransformationExtraArgs:
+    """Hold what the masks remove at exactly 0; last in the chain.
+
+    For fine-tuning a pruned model, and with `masks.from_params` for one that came sparse. Params
+    need not be masked before: the first update lands on zeros.
+
+    Args:
+        masks: boolean arrays of the leaves' shapes, or 0-d.
+
+    Returns:
+        The transform, whose state is a `KeepMaskedState`.
+
+    Raises:
+        ValueError: in `init`, if structure or shapes differ from the params', naming the first
+            leaf that does; in `update`, if `params` is missing.
+
+    Example:
+        >>> tx = optax.chain(optax.sgd(0.1), keep_masked({"w": jnp.array([True, False])}))
+        >>> params = {"w": jnp.array([1.0, 2.0])}
+        >>> updates, _ = tx.update({"w": jnp.ones(2)}, tx.init(params), params)
+        >>> optax.apply_updates(params, updates)
+        {'w': Array([0.9, 0. ], dtype=float32)}
+    """
+
+    def init(params: Params) -> KeepMaskedState:
+        same_structure(masks, params, "masks")
+        like_params = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(masks))
+        jax.eval_shape(masks_.apply, params, like_params)
+        # A copy: donating the state must not destroy what the caller holds.
+        return KeepMaskedState(jax.tree.map(lambda mask: jnp.array(mask, bool), like_params))
+
+    def update(
+        updates: Any, state: KeepMaskedState, params: Params | None = None, **extra: Any
+    ) -> tuple[Any, KeepMaskedState]:
+        del extra
+        return _erase(updates, _given(params, "keep_masked"), state.masks), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def zero_moments(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Also erase, in the optimizer's state, what belongs to removed weights.
+
+    Removed weights stay at zero without this. It matters for what reads the state: the averaged
+    params of schedule-free or EMA, norms of moments, or a mask that is lifted later.
+
+    Args:
+        optimizer: an optimizer with a pruner in it, such as
+            `optax.chain(optax.adam(1e-3), prune_gradually(...))`.
+
+    Returns:
+        The optimizer whose updates are the same bit for bit, and in whose state every floating
+        array that has the name and the shape of a param is 0 where the param is removed. Factored
+        moments, as Adafactor's, have other shapes and are left as they are.
+
+    Raises:
+        ValueError: in `update`, if the optimizer's state holds no masks.
+
+    Example:
+        >>> kept = {"w": jnp.array([True, False])}
+        >>> tx = zero_moments(optax.chain(optax.trace(0.9), keep_masked(kept)))
+        >>> params = {"w": jnp.ones(2)}
+        >>> _, state = tx.update(params, tx.init(params), params)
+        >>> state[0].trace
+        {'w': Array([1., 0.], dtype=float32)}
+    """
+    inner = optax.with_extra_args_support(optimizer)
+
+    def update(
+        updates: Any, state: Any, params: Params | None = None, **extra: Any
+    ) -> tuple[Any, Any]:
+        updates, state = inner.update(updates, state, params, **extra)
+        of_name = dict(named_leaves(masks_.read(state, _given(params, "zero_moments"))))
+
+        def erase(name: str, leaf: Array) -> Array:
+            mask = next((of_name[end] for end in _endings(name) if end in of_name), None)
+            if mask is None or mask.shape != leaf.shape or not mask.ndim:
+                return leaf
+            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+            return jnp.where(mask, leaf, jnp.zeros((), leaf.dtype)) if floating else leaf
+
+        return updates, map_named(erase, state)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _erase(updates: Any, params: Params, masks: Masks) -> Any:
+    """Let removed entries land on 0, and pass on the updates of the others bit for bit."""
+
+    def erase(update: Array, param: Array, mask: Array) -> Array:
+        if not jnp.issubdtype(param.dtype, jnp.inexact):
+            return update
+        # An update that is coarser than its param could not cancel it.
+        dtype = jnp.promote_types(update.dtype, param.dtype)
+        return jnp.where(mask, update.astype(dtype), -param.astype(dtype))
+
+    return jax.tree.map(erase, updates, params, masks)
+
+
+def _given(params: Params | None, name: str) -> Params:
+    if params is None:
+        raise ValueError(f"`{name}` needs `params`; call `update(updates, state, params)`.")
+    return params
+
+
+def _check_fit(granularity: Granularity, name: str, leaf: Array, flag: bool) -> None:
+    del name
+    if flag:
+        jax.eval_shape(granularity.pool, leaf)
+
+
+def _full(value: float, dtype: Any, leaf: Array, flag: bool) -> Array:
+    """Fill an array like the leaf, sharded as it is; a leaf that takes no part gets a scalar."""
+    return jnp.full_like(leaf, value, dtype) if flag else jnp.array(value, dtype)
+
+
+def _total(param: Array, total: Array) -> Array:
+    del param
+    return total
+
+
+def _endings(name: str) -> list[str]:
+    """Return the ends of a path, the longest first: "0/mu/a/w" -> "mu/a/w", "a/w", "w"."""
+    parts = name.split("/")
+    return ["/".join(parts[i:]) for i in range(1, len(parts))]

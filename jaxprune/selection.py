@@ -1,0 +1,153 @@
+"""Which units stay: exactly as many of the best as the budget says.
+
+The k-th largest score of each scope shares its budget among the leaves; then each leaf is cut at
+its own quota, and ties at the cut are settled by position. Nothing is sorted or concatenated.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import _kth
+from jaxprune._types import Array
+from jaxprune.allocation import Budget
+
+__all__ = ["keep_top", "keep_top_of"]
+
+
+def keep_top(
+    units: Sequence[Array], budget: Budget, *, gone: Sequence[Array] | None = None
+) -> list[Array]:
+    """Keep exactly the units with the highest scores, as many as the budget says.
+
+    Args:
+        units: one array of scores a leaf, any shapes, real; floats are compared in float32.
+        budget: how many stay, by scope and by leaf.
+        gone: one boolean array a leaf: units that rank below all others, NaN included.
+
+    Returns:
+        One boolean array a leaf, `True` = kept. Ties go to the earlier position, leaves in
+        order and entries in row-major order; NaN is removed first.
+
+    Raises:
+        ValueError: if a dtype has no order.
+
+    References:
+        Ours: interpolation search on the bits of the scores, see `jaxprune/_kth.py`.
+
+    Example:
+        >>> from jaxprune.allocation import Leaf, across_leaves
+        >>> scores = [jnp.array([3.0, 1.0, 1.0]), jnp.array([2.0, jnp.nan])]
+        >>> budget = across_leaves()([Leaf("a", (3,), 3), Leaf("b", (2,), 2)], 0.4)
+        >>> keep_top(scores, budget)
+        [Array([ True,  True, False], dtype=bool), Array([ True, False], dtype=bool)]
+    """
+    return keep_top_of(lambda arrays: arrays, (units, gone), budget)
+
+
+def keep_top_of(
+    units: Callable[[Any], tuple[Sequence[Array], Sequence[Array] | None]],
+    operands: Any,
+    budget: Budget,
+) -> list[Array]:
+    """Do as `keep_top` with scores that are computed in each pass, and never stored.
+
+    Args:
+        units: maps the operands to scores and to what is gone (or None), both as for `keep_top`.
+            It should cost no more than a few elementwise operations.
+        operands: a tree of arrays.
+        budget: as for `keep_top`.
+
+    Returns:
+        As `keep_top`.
+
+    Raises:
+        ValueError: as `keep_top`.
+
+    Example:
+        >>> from jaxprune.allocation import Leaf, within_leaf
+        >>> budget = within_leaf()([Leaf("w", (3,), 3)], 0.4)
+        >>> keep_top_of(lambda w: ([jnp.abs(w)], None), jnp.array([-3.0, 1.0, 2.0]), budget)
+        [Array([ True, False,  True], dtype=bool)]
+    """
+
+    def keys(operands: Any) -> list[Array]:
+        scores, gone = units(operands)
+        return [
+            _kth.order_keys(leaf, None if gone is None else gone[i])
+            for i, leaf in enumerate(scores)
+            if leaf.size
+        ]
+
+    shapes = [scores.shape for scores in jax.eval_shape(units, operands)[0]]
+    present = [i for i, shape in enumerate(shapes) if math.prod(shape)]
+    masks = [jnp.zeros(shape, bool) for shape in shapes]
+    if present:
+        for i, mask in zip(present, _fill(keys, operands, _among(present, budget)), strict=True):
+            masks[i] = mask
+    return masks
+
+
+def _fill(keys: Callable[[Any], list[Array]], operands: Any, budget: Budget) -> list[Array]:
+    """Cut every leaf where its scope's budget ends, then settle ties by position."""
+    sizes = [key.size for key in jax.eval_shape(keys, operands)]
+    scope = np.asarray(budget.scope)
+    own = len(set(budget.scope)) == len(sizes)
+    start = _kth.whole(sizes, budget.keep[scope], own)
+    scopes = None if own else _kth.Scopes(scope, budget.least, budget.most)
+    found, _ = _kth.narrow(keys, operands, start, scopes)
+    ties = _cut_ties(keys, operands, found, sizes)
+    return [
+        (key > lo) & ((key > hi) | (_earliness(key.shape) > cut))
+        for key, lo, hi, cut in zip(keys(operands), found.lo, found.hi, ties, strict=True)
+    ]
+
+
+def _cut_ties(
+    keys: Callable[[Any], list[Array]], operands: Any, at: _kth.Bracket, sizes: Sequence[int]
+) -> Array:
+    """Return the earliness above which ties at `hi` stay; the lowest where there is no tie."""
+    tied = at.above_lo != at.goal
+    places = jnp.where(tied, at.goal - at.above_hi, 0)
+    some = places > 0
+    start = _kth.whole(sizes, places, True)
+    start = start._replace(
+        lo=jnp.where(some, -jnp.array(sizes, jnp.int32), start.lo),
+        hi=jnp.where(some, 0, start.hi),
+        above_lo=jnp.where(some, at.above_lo - at.above_hi, 0),
+    )
+
+    def earliness_of_ties(inputs: tuple[Any, Array]) -> list[Array]:
+        operands, values = inputs
+        return [
+            jnp.where(key == value, _earliness(key.shape), _kth.GONE)
+            for key, value in zip(keys(operands), values, strict=True)
+        ]
+
+    found, _ = _kth.narrow(earliness_of_ties, (operands, at.hi), start)
+    return jnp.where(tied, found.lo, _kth.LOWEST)
+
+
+def _earliness(shape: tuple[int, ...]) -> Array:
+    """Return int32 keys that fall with the row-major position: 0 for the first entry."""
+    strides = np.cumprod([1, *shape[:0:-1]])[::-1] if shape else []
+    position = jnp.zeros(shape, jnp.int32)
+    for axis, stride in enumerate(strides):
+        position += jax.lax.broadcasted_iota(jnp.int32, shape, axis) * int(stride)
+    return -position
+
+
+def _among(present: Sequence[int], budget: Budget) -> Budget:
+    """Restrict a budget to some leaves, and to the scopes that they make up."""
+    scopes = sorted({budget.scope[i] for i in present})
+    at = np.asarray(present)
+    return Budget(
+        scope=tuple(scopes.index(budget.scope[i]) for i in present),
+        keep=budget.keep[np.asarray(scopes)],
+        least=budget.least[at],
+        most=budget.most[at],
+    )
