@@ -1,0 +1,1 @@
+"""Real trainings with pruning, each from one command: `python -m experiments.run NAME`."""

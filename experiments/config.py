@@ -10,7 +10,8 @@ import optax
 from tyro.conf import Suppress
 
 from experiments.models import Model
-from jaxprune import pruning, schedules, scores, selection
+from jaxprune import pruning, schedules, scores
+from jaxprune.allocation import Allocation, across_leaves
 from jaxprune.granularity import Granularity, entries
 
 __all__ = ["Config", "cosine_adam", "gradually", "identity"]
@@ -32,7 +33,7 @@ def cosine_adam(config: "Config", steps: int) -> optax.GradientTransformation:
 def gradually(
     config: "Config", steps: int, sparsity: float, key: jax.Array
 ) -> optax.GradientTransformationExtraArgs:
-    """Return the pruner that follows the cubic schedule of Zhu and Gupta within the config's window.
+    """Return the pruner that follows Zhu and Gupta's cubic schedule in the config's window.
 
     Args:
         config: says score, granularity, allocation and window.
@@ -78,7 +79,7 @@ class Config:
     """How much an entry matters."""
     granularity: Suppress[Granularity] = entries()
     """What a unit is."""
-    allocation: Suppress[Any] = selection.across_leaves()
+    allocation: Suppress[Allocation] = across_leaves()
     """How many units each kernel keeps."""
 
     data: str
@@ -148,9 +149,7 @@ def identity(config: Config) -> dict[str, Any]:
     Returns:
         Field -> value, where a function goes by its name.
     """
-    return {
-        field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)
-    }
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def _plain(value: Any) -> Any:

@@ -64,7 +64,7 @@ def load(
 
     Args:
         name: TFDS's own name, or `digits`.
-        splits: TFDS's names of the training and the test split; slices such as `train[:10000]` work.
+        splits: TFDS's names of the training and the test split, slices included.
         data_dir: where TFDS keeps prepared sets; see `root_of`.
         data_from: a directory with the raw files, used when the set is not prepared yet.
 
@@ -157,7 +157,9 @@ def _digits(splits: tuple[str, str]) -> Dataset:
     from sklearn.datasets import load_digits
 
     if splits != ("train", "test"):
-        raise ValueError(f"The splits {splits} of {EMBEDDED!r} do not exist; it has `train`, `test`.")
+        raise ValueError(
+            f"The splits {splits} of {EMBEDDED!r} do not exist; it has `train`, `test`."
+        )
     bunch: Any = load_digits()
     images = bunch.images.astype(np.uint8)[..., None]
     labels = bunch.target.astype(np.int32)
@@ -219,7 +221,7 @@ def _unavailable(name: str, root: Path, why: str) -> str:
     )
     return (
         f"The data set {name!r} is not to be had: it is not prepared in {root}, no local files were"
-        f" named, and {why}. Point `--data-dir` (or JAXPRUNE_DATA_DIR) at a directory that holds it;"
+        f" named, and {why}. Point `--data-dir` or JAXPRUNE_DATA_DIR at a directory that holds it;"
         f"{from_files if name in prepare.RECIPES else ''} or take the embedded set, which needs no"
         f" network: `python -m experiments.run {EMBEDDED}`."
     )

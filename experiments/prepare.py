@@ -8,7 +8,7 @@ import gzip
 import io
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -124,7 +124,9 @@ def _local(source: Path) -> Files:
 def _downloaded(manager: tfds.download.DownloadManager, name: str) -> Files:
     return {
         file: Path(path)
-        for file, path in manager.download({url.rsplit("/", 1)[-1]: url for url in urls(name)}).items()
+        for file, path in manager.download({
+            url.rsplit("/", 1)[-1]: url for url in urls(name)
+        }).items()
     }
 
 
@@ -172,7 +174,10 @@ def _cifar10(files: Files) -> dict[str, Iterator[Example]]:
         arrays = dict(np.load(files["cifar10_jpeg.npz"]))
         return {split: _cifar10_jpeg(arrays, split) for split in ("train", "test")}
     archive = files["cifar-10-binary.tar.gz"]
-    return {"train": _cifar10_binary(archive, "data_batch"), "test": _cifar10_binary(archive, "test_")}
+    return {
+        "train": _cifar10_binary(archive, "data_batch"),
+        "test": _cifar10_binary(archive, "test_"),
+    }
 
 
 def _cifar10_jpeg(arrays: Mapping[str, np.ndarray], split: str) -> Iterator[Example]:
@@ -213,14 +218,14 @@ def _uint16(png: bytes) -> np.ndarray:
 
 def _streams(joined: np.ndarray, offsets: np.ndarray) -> Iterator[bytes]:
     """Cut encoded images, which lie end to end, at their offsets."""
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
-        yield joined[start:stop].tobytes()
+    ends = zip(offsets[:-1], offsets[1:], strict=True)
+    return (joined[start:stop].tobytes() for start, stop in ends)
 
 
-def _classified(shape: tuple[int, int, int], labels: list[str]) -> dict[str, Any]:
+def _classified(shape: tuple[int, int, int], labels: Sequence[str]) -> dict[str, Any]:
     return {
         "image": tfds.features.Image(shape=shape),
-        "label": tfds.features.ClassLabel(names=labels),
+        "label": tfds.features.ClassLabel(names=list(labels)),
     }
 
 

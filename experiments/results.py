@@ -103,7 +103,7 @@ def conclude(name: str, config: Config, out: Path) -> Result:
     writers.replace_text(out / "results.csv", _csv(trainings))
     pictures = _draw(name, config, places, trainings, out)
     print(_summary(config, trainings))
-    print(f"Written: {', '.join(str(out / file) for file in ('results.json', 'results.csv', *pictures))}")
+    print("Written to", out, "with", ", ".join(("results.json", "results.csv", *pictures)))
     return whole
 
 
@@ -118,7 +118,9 @@ def _circumstances(name: str, config: Config) -> Result:
         "device": {
             "kind": device.device_kind,
             "count": config.devices or jax.local_device_count(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
             "machine": platform.machine(),
         },
     }
@@ -187,7 +189,9 @@ def _accuracies(trainings: list[Result], sparsity: float) -> list[float]:
 
 
 def _summary(config: Config, trainings: list[Result]) -> str:
-    lines = [f"{'':<16}{'test accuracy':>15}{'spread':>9}{'weights':>10}{'dead nodes':>12}{'time':>9}"]
+    lines = [
+        f"{'':<16}{'test accuracy':>15}{'spread':>9}{'weights':>10}{'dead nodes':>12}{'time':>9}"
+    ]
     for sparsity in config.sparsities:
         lines.append(_line([row for row in trainings if row["sparsity"] == sparsity]))
     shown = _shown(config, trainings)
@@ -199,8 +203,8 @@ def _summary(config: Config, trainings: list[Result]) -> str:
         f"{label(shown['sparsity'])}, seed {shown['seed']}:",
         report.table(_layers(shown)),
         "",
-        f"{removed} of the weights are exactly zero. They are stored and multiplied like all others:"
-        " the network is sparser, not yet smaller or faster.",
+        f"{removed} of the weights are exactly zero. They are stored and multiplied like all the"
+        " others: the network is sparser, not yet smaller or faster.",
     ])
 
 

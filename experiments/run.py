@@ -147,9 +147,15 @@ def _claim(out: Path, name: str, config: Config, *, overwrite: bool) -> None:
 
 def _grid(config: Config, dataset: data.Dataset, out: Path) -> Iterator[Training]:
     """Yield the trainings; those of one sparsity share one compiled step."""
+    if config.batch > len(dataset.train.labels):
+        raise ValueError(
+            f"`batch={config.batch}` is more than the {len(dataset.train.labels)} training images."
+        )
     shape = dataset.train.images.shape[1:]
     network = train.normalised(config.model(shape, dataset.classes), dataset.train.images)
     mesh = train.mesh_of(config.devices)
+    if config.batch % mesh.size:
+        raise ValueError(f"`batch={config.batch}` must be a multiple of the {mesh.size} devices.")
     steps = config.epochs * (len(dataset.train.labels) // config.batch)
     for sparsity in config.sparsities:
         optimizer = functools.partial(_optimizer, config, steps, sparsity)
@@ -191,25 +197,31 @@ def _finish(training: Training) -> None:
 
 
 def _train(training: Training, state: train.State, done: int) -> train.State:
-    config, steps, per_epoch = training.config, training.steps, training.steps // training.config.epochs
+    config, steps, per_epoch = (
+        training.config,
+        training.steps,
+        training.steps // training.config.epochs,
+    )
     batches = data.batches(training.dataset.train, config.batch, seed=training.seed, start=done)
     bar = tqdm(total=steps, initial=done, desc=training.label, unit="step", disable=None)
+    saved = done
     with bar, writers.writer(training.directory, after=done) as write:
         for number in range(done + 1, steps + 1):
             state = training.trainer.step(state, *next(batches))
             bar.update()
             if number % per_epoch == 0:
+                _check(training, state, saved)
                 row = _measure(training, state, per_epoch)
                 bar.set_postfix_str(f"accuracy {row['test_accuracy']:.1%}")
                 write(row)
             if number % config.checkpoint_every == 0 or number == steps:
-                _check(training, state)
+                _check(training, state, saved)
                 checkpoint.save(training.checkpoints, number, state)
+                saved = number
     return state
 
 
 def _measure(training: Training, state: train.State, per_epoch: int) -> writers.Row:
-    _check(training, state)
     tested = training.trainer.evaluate(state.params, training.dataset.test)
     layers = report.layers(state.params)
     zeros = sum(layer.size - layer.nonzeros for layer in layers)
@@ -223,17 +235,16 @@ def _measure(training: Training, state: train.State, per_epoch: int) -> writers.
     }
 
 
-def _check(training: Training, state: train.State) -> None:
+def _check(training: Training, state: train.State, saved: int) -> None:
     """Stop where the loss or a param is not a number any more: no checkpoint keeps such a state."""
-    broken_at = int(state.broken_at)
-    finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params))
-    if broken_at or not finite:
-        what = f"The loss is not finite at step {broken_at}" if broken_at else (
-            f"A param is not finite after step {int(state.step)}"
-        )
+    what = f"The loss is not finite at step {state.broken_at}" if state.broken_at else ""
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
+        what = what or f"A param is not finite after step {state.step}"
+    if what:
+        last = f"that of step {saved} in {training.checkpoints}" if saved else "none so far"
         raise ValueError(
-            f"{what} ({training.label}); the run stopped, and the last good checkpoint is kept in"
-            f" {training.checkpoints}. A lower `--learning-rate` may help."
+            f"{what} ({training.label}): the run stopped. The last good checkpoint is {last}."
+            " A lower `--learning-rate` may help."
         )
 
 

@@ -130,7 +130,7 @@ def trainer(
 
     def evaluate(params: Any, examples: Split) -> Evaluation:
         parts = (jax.device_put(part, split) for part in _chunks(examples, mesh.size))
-        sums = sum(np.asarray(score(params, *part), np.float64) for part in parts)
+        sums = np.sum([np.asarray(score(params, *part), np.float64) for part in parts], axis=0)
         return Evaluation(*(sums / len(examples.labels)).tolist())
 
     def advance(state: State, images: np.ndarray, labels: np.ndarray) -> State:
@@ -201,11 +201,13 @@ def _counted(fn: Callable[..., Any], traces: dict[str, int]) -> Callable[..., An
     return counted
 
 
-def _chunks(examples: Split, devices: int) -> Any:
+def _chunks(examples: Split, devices: int) -> list[Any]:
     """Cut a split into equal parts, the last one padded, so that one program serves them all."""
     count = len(examples.labels)
     width = math.ceil(count / math.ceil(count / _EVALUATE) / devices) * devices
-    for start in range(0, count, width):
-        places = np.arange(start, start + width)
-        taken = np.minimum(places, count - 1)
-        yield examples.images[taken], examples.labels[taken], places < count
+    places = np.arange(math.ceil(count / width) * width).reshape(-1, width)
+    taken = np.minimum(places, count - 1)
+    return [
+        (examples.images[part], examples.labels[part], place < count)
+        for part, place in zip(taken, places, strict=True)
+    ]

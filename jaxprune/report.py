@@ -3,9 +3,8 @@
 Figures are matplotlib's own objects: `figure.savefig("run.png")` writes one, a notebook shows it.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,37 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["Layer", "layers", "plot_run", "plot_schedule", "plot_tradeoff", "table"]
 
 Curves = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
-_P, _T = ParamSpec("_P"), TypeVar("_T")
 
 _INK, _FAINT, _DENSE = "#333333", "#d9d9d9", "#8c8c8c"
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # Okabe and Ito's
-_STYLE = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
+_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold", "color": _INK}
+_STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
-    "text.color": _INK,
     "xtick.color": _INK,
     "ytick.color": _INK,
-    "legend.frameon": False,
 }
-
-
-def _styled(plot: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Draw in the style of all our figures; matplotlib is imported only when something is drawn."""
-
-    @functools.wraps(plot)
-    def styled(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        import matplotlib
-
-        with matplotlib.rc_context(_STYLE):
-            return plot(*args, **kwargs)
-
-    return styled
 
 
 class Layer(NamedTuple):
@@ -124,7 +104,6 @@ def table(rows: Sequence[Layer]) -> str:
     return _aligned([head, *body, total])
 
 
-@_styled
 def plot_schedule(schedule: Schedule, steps: int) -> "Figure":
     """Draw a sparsity schedule over the steps of a run.
 
@@ -144,11 +123,11 @@ def plot_schedule(schedule: Schedule, steps: int) -> "Figure":
     figure, (axes,) = _figure(6.4, 3.2, "A")
     at = np.arange(steps + 1)
     _draw_sparsity(axes, at, np.array([float(schedule(int(step))) for step in at]), _COLOURS[0])
-    axes.set(xlabel="step", ylabel="sparsity in %", title="Sparsity by step")
+    axes.set(xlabel="step", ylabel="sparsity in %")
+    axes.set_title("Sparsity by step", **_TITLE)
     return figure
 
 
-@_styled
 def plot_run(
     curves: Curves, rows: Sequence[Layer], *, inputs: np.ndarray | None = None, title: str = ""
 ) -> "Figure":
@@ -181,7 +160,6 @@ def plot_run(
     return figure
 
 
-@_styled
 def plot_tradeoff(points: Mapping[float, Sequence[float]], *, title: str = "") -> "Figure":
     """Draw accuracy against sparsity, the spread over seeds included.
 
@@ -199,14 +177,17 @@ def plot_tradeoff(points: Mapping[float, Sequence[float]], *, title: str = "") -
         _draw_dense(axes, 100 * np.asarray(points[0]))
     for place, sparsity in zip(places, pruned, strict=True):
         values = 100 * np.asarray(points[sparsity])
-        axes.plot(np.full(len(values), place), values, "o", ms=5, alpha=0.5, mec="none", c=_COLOURS[0])
+        axes.plot(
+            np.full(len(values), place), values, "o", ms=5, alpha=0.5, mec="none", c=_COLOURS[0]
+        )
     means = [100 * np.mean(points[sparsity]) for sparsity in pruned]
     axes.plot(places, means, "-", color=_COLOURS[0], label="pruned: mean, and each seed")
     axes.set_xticks(places, [f"{100 * sparsity:g} %" for sparsity in pruned])
-    axes.set(xlabel="weights removed", ylabel="test accuracy in %", title=title)
+    axes.set(xlabel="weights removed", ylabel="test accuracy in %")
+    axes.set_title(title, **_TITLE)
     axes.grid(axis="y", color=_FAINT, lw=0.6)
     axes.margins(x=0.08)
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower left", frameon=False)
     return figure
 
 
@@ -244,10 +225,12 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def _figure(width: float, height: float, mosaic: str) -> tuple["Figure", list["Axes"]]:
     """Make a figure that no global state knows of."""
+    import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    return figure, list(figure.subplot_mosaic(mosaic).values())
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+        return figure, list(figure.subplot_mosaic(mosaic).values())
 
 
 def _stack(seeds: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarray:
@@ -274,10 +257,12 @@ def _finish_curves(accuracy: "Axes", sparsity: "Axes") -> None:
     lines = np.concatenate([np.asarray(line.get_ydata(), float) for line in accuracy.get_lines()])
     low = np.quantile(lines, 0.03)
     accuracy.set_ylim(low - 0.1 * (100.5 - low), 100.5)
-    accuracy.set(title="Test accuracy", ylabel="%", xlim=sparsity.get_xlim())
+    accuracy.set(ylabel="%", xlim=sparsity.get_xlim())
+    accuracy.set_title("Test accuracy", **_TITLE)
     accuracy.grid(axis="y", color=_FAINT, lw=0.6)
-    accuracy.legend(loc="lower right")
-    sparsity.set(title="Weights removed", ylabel="%", xlabel="step")
+    accuracy.legend(loc="lower right", frameon=False)
+    sparsity.set(ylabel="%", xlabel="step")
+    sparsity.set_title("Weights removed", **_TITLE)
 
 
 def _draw_layers(axes: "Axes", rows: Sequence[Layer]) -> None:
@@ -289,14 +274,16 @@ def _draw_layers(axes: "Axes", rows: Sequence[Layer]) -> None:
         text = f"{row.name.removesuffix('/kernel')}: {row.nonzeros:,} of {row.size:,}"
         axes.text(0, place - 0.34, text, fontsize=9, va="bottom")
     axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.75), yticks=[])
-    axes.set(title="Weights left in each layer", xlabel="%")
+    axes.set_xlabel("%")
+    axes.set_title("Weights left in each layer", **_TITLE)
     axes.spines["left"].set_visible(False)
 
 
 def _draw_inputs(axes: "Axes", inputs: np.ndarray) -> None:
     image = axes.imshow(inputs, cmap="cividis", vmin=0)
     axes.figure.colorbar(image, ax=axes, panchor=(0.0, 0.5))
-    axes.set(title="Weights left at each input", xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[])
+    axes.set_title("Weights left at each input", **_TITLE)
 
 
 def _draw_dense(axes: "Axes", dense: np.ndarray) -> None:

@@ -1,0 +1,343 @@
+"""What `python -m experiments.run` promises: resumed to the bit, refused in a sentence."""
+
+import dataclasses
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from experiments import configs, data, models, run, train
+from experiments.config import Config, cosine_adam
+from experiments.models.lenet5 import lenet5
+from experiments.models.lenet300 import lenet300, lenet300_linen
+from jaxprune import checkpoint, masks, scores
+
+_STEPS = 66
+
+
+def small(shape: tuple[int, int, int], classes: int) -> models.Network:
+    class Small(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.hidden = nnx.Linear(int(np.prod(shape)), 24, rngs=rngs)
+            self.output = nnx.Linear(24, classes, rngs=rngs)
+
+        def __call__(self, images: jax.Array) -> jax.Array:
+            return self.output(nnx.relu(self.hidden(images.reshape(len(images), -1))))
+
+    return models.from_nnx(Small)
+
+
+# A score that draws, so that the pruning state holds a key.
+TINY = Config(
+    model=small,
+    data="digits",
+    score=scores.random,
+    epochs=3,
+    batch=64,
+    sparsities=(0.0, 0.9),
+    prune_every=5,
+    checkpoint_every=7,
+)
+PRUNED = dataclasses.replace(TINY, sparsities=(0.9,))
+
+
+def go(config: Config, out: Path) -> None:
+    run.run("tiny", config, run.Place(out=out))
+
+
+@pytest.fixture(name="finished", scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    go(TINY, out)
+    return out
+
+
+def results_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "results.json").read_text())
+
+
+def final(out: Path, training: str = "0.9-0") -> list[bytes]:
+    """Return every leaf of the last state, masks and keys included, as bytes."""
+    dataset = data.load("digits")
+    (pruned,) = run._grid(PRUNED, dataset, out)
+    kept = checkpoint.restore(
+        out / "trainings" / training / "checkpoints", pruned.trainer.init(jax.random.key(7))
+    )
+    assert kept.step == _STEPS and masks.read(kept.state.opt_state) is not None
+    return [raw(leaf) for leaf in jax.tree.leaves(kept.state)]
+
+
+def raw(leaf: Any) -> bytes:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes()
+
+
+def metrics(out: Path, training: str = "0.9-0") -> str:
+    return (out / "trainings" / training / "metrics.jsonl").read_text()
+
+
+# The main job.
+
+
+def test_a_run_leaves_results_pictures_metrics_and_events(finished: Path) -> None:
+    there = {path.name for path in finished.rglob("*") if path.is_file()}
+    assert {"run.json", "results.json", "results.csv", "run.png", "metrics.jsonl"} <= there
+    events = next((finished / "trainings" / "0.9-0").glob("events.*")).read_bytes()
+    assert b"test_accuracy" in events and b"sparsity_of/hidden/kernel" in events
+
+
+def test_the_results_name_versions_device_command_and_seeds(finished: Path) -> None:
+    results = results_of(finished)
+    assert {"jax", "python", "jaxprune"} <= results["versions"].keys()
+    assert results["device"]["kind"] and results["command"].startswith("python -m experiments.run")
+    assert [(t["sparsity"], t["seed"]) for t in results["trainings"]] == [(0.0, 0), (0.9, 0)]
+
+
+def test_the_pruned_network_has_the_sparsity_asked_for(finished: Path) -> None:
+    dense, pruned = results_of(finished)["trainings"]
+    assert dense["nonzeros"] == dense["weights"]
+    assert pruned["weights"] - pruned["nonzeros"] == round(0.9 * pruned["weights"])
+
+
+def test_metrics_hold_a_row_an_epoch(finished: Path) -> None:
+    rows = [json.loads(line) for line in metrics(finished).splitlines()]
+    assert [row["step"] for row in rows] == [22, 44, 66]
+    assert rows[-1]["sparsity"] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_the_same_command_again_trains_nothing(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_train", None)
+    before = results_of(finished)
+    go(TINY, finished)
+    assert results_of(finished) == before
+    assert capsys.readouterr().out.count("was finished before") == 2
+
+
+# Killed, damaged, broken.
+
+
+@pytest.fixture(name="children", scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Yield a function that starts a process; all are forked from one that has imported JAX."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["experiments.run", "sklearn.datasets"])
+
+        def start(*arguments: Any) -> Any:
+            process = context.Process(target=go, args=arguments, daemon=True)
+            process.start()
+            return process
+
+        yield start
+
+
+def newest(out: Path) -> int:
+    return max(
+        (int(p.name) for p in out.glob("trainings/*/checkpoints/*") if p.name.isdigit()), default=0
+    )
+
+
+def kill_once(process: Any, out: Path, moment: float) -> bool:
+    """Kill a run some time after its next checkpoint has begun to be there."""
+    seen = newest(out)
+    while process.is_alive() and newest(out) <= seen:
+        time.sleep(0.001)
+    time.sleep(moment)
+    killed = process.is_alive()
+    process.kill()
+    process.join()
+    return killed
+
+
+def test_a_run_killed_several_times_ends_bit_for_bit_like_an_unbroken_one(
+    finished: Path, children: Callable[..., Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    moments = np.random.default_rng().uniform(0, 0.15, size=3).tolist()
+    kills = sum(kill_once(children(PRUNED, out), out, moment) for moment in moments)
+    last = children(PRUNED, out)
+    last.join()
+    assert last.exitcode == 0 and kills >= 2, moments
+    assert final(out) == final(finished), moments
+    assert metrics(out) == metrics(finished), moments
+
+
+def test_two_devices_train_like_one(
+    finished: Path, children: Callable[..., Any], tmp_path: Path
+) -> None:
+    process = children(dataclasses.replace(PRUNED, devices=2), tmp_path / "two")
+    process.join()
+    (two,), (_, one) = results_of(tmp_path / "two")["trainings"], results_of(finished)["trainings"]
+    assert results_of(tmp_path / "two")["device"]["count"] == 2
+    assert two["test_loss"] == pytest.approx(one["test_loss"], rel=1e-3)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_run_ends_the_same(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "damaged"
+    go(PRUNED, out)
+    (out / "trainings" / "0.9-0" / "result.json").unlink()
+    damaged = max(
+        (p for p in out.glob(f"trainings/*/checkpoints/{_STEPS}/default/**/d/*") if p.is_file()),
+        key=lambda p: p.stat().st_size,
+    )
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x00")
+    capsys.readouterr()
+    go(PRUNED, out)
+    said = capsys.readouterr().out
+    assert (
+        f"Checkpoint {_STEPS}" in said and "is refused" in said and "goes on from step 63" in said
+    )
+    assert final(out) == final(finished) and metrics(out) == metrics(finished)
+
+
+def break_at_21(config: Config, steps: int) -> optax.GradientTransformation:
+    broken = optax.scale_by_schedule(lambda step: jnp.where(step < 20, 1.0, jnp.nan))
+    return optax.chain(cosine_adam(config, steps), broken)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path,
+) -> None:
+    config = dataclasses.replace(
+        TINY, optimizer=break_at_21, sparsities=(0.0,), checkpoint_every=10
+    )
+    with pytest.raises(ValueError, match=r"not finite at step 22 \(dense, seed 0\).*of step 10 in"):
+        go(config, tmp_path / "broken")
+    assert newest(tmp_path / "broken") == 10
+    assert metrics(tmp_path / "broken", "0-0") == ""
+
+
+# Refused in a sentence.
+
+
+def test_a_directory_with_another_run_is_refused_and_the_flags_are_named(finished: Path) -> None:
+    other = dataclasses.replace(TINY, batch=32)
+    with pytest.raises(ValueError, match="`batch` is 64 there and 32 here.*--out.*--overwrite"):
+        go(other, finished)
+
+
+def test_a_directory_with_other_files_is_refused_whatever_the_flags(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds files that are no run; name another.*--out"):
+        run.run("tiny", TINY, run.Place(out=tmp_path, overwrite=True))
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_overwriting_takes_the_directory_of_another_run(tmp_path: Path) -> None:
+    run._claim(tmp_path / "x", "tiny", TINY, overwrite=False)
+    (tmp_path / "x" / "trainings").mkdir()
+    run._claim(tmp_path / "x", "tiny", PRUNED, overwrite=True)
+    assert not (tmp_path / "x" / "trainings").exists()
+    run._claim(tmp_path / "x", "tiny", PRUNED, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["digits", "--epoch", "3"], "--epochs"),
+        (["digits", "--sparsities", "1.5"], "`sparsities` has 1.5, which is not in [0, 1]"),
+        (["digits", "--prune-from", "0.9"], "`prune_until=0.6` comes before `prune_from=0.9`"),
+        (["digit"], "did you mean `digits`?"),
+        ([], "usage: python -m experiments.run NAME"),
+        (["digits", "--batch", "5000"], "`batch=5000` is more than the 1437 training images"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_a_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run.main([*arguments, *(["--out", str(tmp_path / "out")] if arguments[1:] else [])])
+    captured = capsys.readouterr()
+    said = " ".join(f"{stopped.value.code} {captured.out} {captured.err}".split())
+    assert stopped.value.code != 0 and sentence in said.replace(" │ │ ", " ")
+
+
+# Configs, models, steps.
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_a_config_opens_with_its_command_and_the_figure_to_expect(name: str) -> None:
+    assert isinstance(configs.find(name), Config)
+    text = __import__(f"{configs.__name__}.{name}", fromlist=["config"]).__doc__
+    assert f"python -m experiments.run {name}" in text and "Expected:" in text
+
+
+@pytest.mark.parametrize(
+    ("model", "weights"), [(lenet300, 266_200), (lenet300_linen, 266_200), (lenet5, 61_470)]
+)
+def test_a_network_has_as_many_weights_as_it_says(model: models.Model, weights: int) -> None:
+    params = jax.eval_shape(model((28, 28, 1), 10).init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1) == weights
+
+
+def test_the_network_in_linen_is_the_one_in_nnx() -> None:
+    ours, theirs = lenet300((8, 8, 1), 10), lenet300_linen((8, 8, 1), 10)
+    params = ours.init(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (5, 8, 8, 1))
+    as_dict = nnx.to_pure_dict(params)
+    assert (ours.apply(params, images) == theirs.apply(as_dict, images)).all()
+
+
+@pytest.fixture(name="trained", scope="module")
+def some_steps() -> tuple[models.Network, train.Trainer, data.Dataset, train.State]:
+    digits = data.load("digits")
+    linen = lenet300_linen((8, 8, 1), 10)
+    network = train.normalised(linen, digits.train.images)
+    trainer = train.trainer(network, lambda key: optax.sgd(0.1), train.mesh_of(0), per_epoch=2)
+    state = trainer.init(jax.random.key(0))
+    for _, batch in zip(range(3), data.batches(digits.train, 64, seed=0), strict=False):
+        state = trainer.step(state, *batch)
+    trainer.evaluate(state.params, digits.test)
+    return network, trainer, digits, state
+
+
+def test_each_function_is_traced_once(trained: Any) -> None:
+    assert trained[1].traces == {"step": 1, "score": 1}
+
+
+def test_the_loss_is_summed_up_since_the_epoch_began(trained: Any) -> None:
+    network, trainer, digits, state = trained
+    again = trainer.init(jax.random.key(0))
+    batches = data.batches(digits.train, 64, seed=0)
+    for _ in range(2):
+        again = trainer.step(again, *next(batches))
+    images, labels = next(batches)
+    answers = network.apply(again.params, images)
+    alone = optax.softmax_cross_entropy_with_integer_labels(answers, labels).mean()
+    assert float(state.loss) == pytest.approx(float(alone), rel=1e-5)
+
+
+@pytest.mark.parametrize("limit", [1000, 100])
+def test_evaluation_counts_every_example_once(
+    trained: Any, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, trainer, digits, state = trained
+    monkeypatch.setattr(train, "_EVALUATE", limit)
+    some = data.Split(digits.test.images[:337], digits.test.labels[:337])
+    answers = np.asarray(network.apply(state.params, some.images)).argmax(-1)
+    assert trainer.evaluate(state.params, some).accuracy == pytest.approx(
+        (answers == some.labels).mean()
+    )
+
+
+def test_normalised_images_have_mean_zero_and_deviation_one() -> None:
+    images = data.load("digits").train.images
+    seen = train.normalised(models.Network(lambda key: 0, lambda params, x: x), images)
+    floats = np.asarray(seen.apply(0, images), np.float64)
+    assert abs(floats.mean()) < 1e-5 and abs(floats.std() - 1) < 1e-5
