@@ -67,8 +67,8 @@ def test_values_are_those_of_the_formula(name, every):
 @each_ramp
 @reproducible
 @given(
-    final=st.floats(0, 0.999),
-    initial=st.floats(0, 0.999),
+    final=fractions,
+    initial=fractions,
     window=windows(),
     after=st.integers(0, 99),
 )
