@@ -29,6 +29,7 @@ GONE = LOWEST + 1
 """The key below every score, NaN included."""
 
 _NAN = LOWEST + 2
+_INFINITY = 0x7F800000  # the bits of float32 infinity; above them lies NaN
 # In standard deviations of where the k-th key is expected. More thresholds narrow hardly faster,
 # since the counts' own deviation bounds what a pass can learn, and cost more to count.
 _SPREAD = np.array([-2.0, -0.5, 0.5, 2.0], np.float32)
@@ -77,11 +78,11 @@ def order_keys(scores: Array, gone: Array | None = None) -> Array:
         ValueError: if the dtype has no order.
     """
     if jnp.issubdtype(scores.dtype, jnp.floating):
-        scores = scores.astype(jnp.float32)
-        bits = lax.bitcast_convert_type(scores, jnp.int32)
-        # Negative floats count downwards in their lower 31 bits; -0 must equal 0.
-        keys = jnp.where(scores == 0, 0, bits ^ ((bits >> 31) & HIGHEST))
-        keys = jnp.where(jnp.isnan(scores), _NAN, keys)
+        # In integers throughout, since comparing floats would flush the smallest to 0.
+        bits = lax.bitcast_convert_type(scores.astype(jnp.float32), jnp.int32)
+        # Negative floats count downwards in their lower 31 bits; one more makes -0 equal 0.
+        keys = (bits ^ ((bits >> 31) & HIGHEST)) - (bits >> 31)
+        keys = jnp.where((bits & HIGHEST) > _INFINITY, _NAN, keys)
     elif scores.dtype == bool or jnp.issubdtype(scores.dtype, jnp.integer):
         keys = jnp.maximum(scores.astype(jnp.int32), _NAN)
     else:

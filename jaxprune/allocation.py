@@ -5,6 +5,7 @@ has one scope, uniform pruning one for each leaf; ERK gives each leaf a share of
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ __all__ = [
     "Budget",
     "Leaf",
     "across_leaves",
+    "check_sparsity",
     "erdos_renyi_kernel",
     "removed",
     "within_leaf",
@@ -61,6 +63,7 @@ Allocation = Callable[[Sequence[Leaf], Any], Budget]
 """`(leaves, sparsity) -> Budget`; the sparsity may be traced."""
 
 
+@cache
 def across_leaves(
     *,
     least: float = 1,
@@ -103,6 +106,7 @@ def across_leaves(
     return allocate
 
 
+@cache
 def within_leaf(*, least: float = 1) -> Allocation:
     """Give every leaf the same sparsity: uniform, layer by layer.
 
@@ -119,6 +123,7 @@ def within_leaf(*, least: float = 1) -> Allocation:
     return across_leaves(least=least, scope=lambda path: path)
 
 
+@cache
 def erdos_renyi_kernel(*, least: float = 1) -> Allocation:
     """Give small and thin leaves a higher share: density in proportion to sum(shape) / prod(shape).
 
@@ -156,6 +161,21 @@ def erdos_renyi_kernel(*, least: float = 1) -> Allocation:
     return allocate
 
 
+def check_sparsity(sparsity: Any) -> None:
+    """Refuse a sparsity that is known to be none; a traced one passes.
+
+    Args:
+        sparsity: what should be a fraction.
+
+    Raises:
+        ValueError: if it is a concrete number outside [0, 1], or NaN.
+    """
+    if isinstance(sparsity, jax.core.Tracer):
+        return
+    if not 0 <= float(sparsity) <= 1:
+        raise ValueError(f"`sparsity={sparsity}` must lie in [0, 1]; it is the fraction that goes.")
+
+
 def removed(sparsity: Any, sizes: Sequence[int]) -> Array:
     """Return `round(sparsity * n)` for each size n, exactly.
 
@@ -163,8 +183,8 @@ def removed(sparsity: Any, sizes: Sequence[int]) -> Array:
     nearest millionth and the product is made of integers; a half rounds to even, as Python does.
 
     Args:
-        sparsity: fraction in [0, 1]: a number, or a float32 scalar that may be traced. A traced
-            value outside is clipped; a traced NaN removes nothing.
+        sparsity: fraction in [0, 1], a number or a scalar that may be traced. A traced value
+            outside is clipped; a traced NaN removes nothing.
         sizes: the sizes, each below 2**31.
 
     Returns:
@@ -177,8 +197,7 @@ def removed(sparsity: Any, sizes: Sequence[int]) -> Array:
         >>> removed(0.9, [10, 25, 123_456_789])
         Array([        9,        22, 111111110], dtype=int32)
     """
-    if isinstance(sparsity, int | float) and not 0 <= sparsity <= 1:
-        raise ValueError(f"`sparsity={sparsity}` must lie in [0, 1]; it is the fraction that goes.")
+    check_sparsity(sparsity)
     if any(size >= 2**31 for size in sizes):
         raise ValueError(
             f"A scope of {max(sizes)} units is too large to count in 32 bits; split it by `scope`."

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jax.extend.core import jaxprs_in_params
 from jaxprune import scores
 from jaxprune._tree import chosen, is_kernel, key_for, named_leaves, same_structure
 from jaxprune._types import Array, Masks, Params, Where
-from jaxprune.allocation import Allocation, Leaf, across_leaves
+from jaxprune.allocation import Allocation, Leaf, across_leaves, check_sparsity
 from jaxprune.granularity import Granularity, entries
 from jaxprune.selection import keep_top, keep_top_of
 
@@ -76,11 +77,22 @@ def prune(
         Array([[ True, False],
                [False,  True]], dtype=bool)
     """
+    check_sparsity(sparsity)
     trees = {"param": params, **needs(score, inputs)}
     if masks is not None:
         trees["mask"] = masks
-    flags = jax.tree.leaves(chosen(where, params))
-    arguments = _by_leaf(trees, flags, _key(score, key))
+    for name, tree in trees.items():
+        same_structure(tree, params, "masks" if name == "mask" else name)
+    rule = (score, granularity, allocation, where)
+    return _prune(rule, trees, jnp.asarray(sparsity, jnp.float32), _key(score, key))
+
+
+# Compiled as one even when called outside `jit`; equal rules are not compiled again.
+@partial(jax.jit, static_argnums=0)
+def _prune(rule: Any, trees: Mapping[str, Any], sparsity: Array, key: Array | None) -> Masks:
+    score, granularity, allocation, where = rule
+    flags = jax.tree.leaves(chosen(where, trees["param"]))
+    arguments = _by_leaf(trees, flags, key)
 
     def units(arguments: Mapping[str, Mapping[str, Array]]) -> tuple[list[Array], Any]:
         pooled = [_pooled(name, score, granularity, given) for name, given in arguments.items()]
@@ -88,17 +100,15 @@ def prune(
         return pooled, [~unit for unit in held] or None
 
     pooled = jax.eval_shape(units, arguments)[0]
-    shapes = [given["param"].shape for given in arguments.values()]
-    sizes = [math.prod(unit.shape) for unit in pooled]
     leaves = [
-        Leaf(name, shape, size, granularity.least)
-        for name, shape, size in zip(arguments, shapes, sizes, strict=True)
+        Leaf(name, given["param"].shape, math.prod(unit.shape), granularity.least)
+        for (name, given), unit in zip(arguments.items(), pooled, strict=True)
     ]
     kept = _keep(units, arguments, allocation(leaves, sparsity))
     given = zip(kept, arguments.values(), strict=True)
     verdicts = iter([_spread(granularity, unit, **these) for unit, these in given])
     whole = [next(verdicts) if flag else jnp.array(True) for flag in flags]
-    return jax.tree.unflatten(jax.tree.structure(params), whole)
+    return jax.tree.unflatten(jax.tree.structure(trees["param"]), whole)
 
 
 def scored(
@@ -128,8 +138,11 @@ def scored(
         >>> scored({"kernel": jnp.array([[3.0, -1.0]])}, score=scores.magnitude)
         {'kernel': Array([[3., 1.]], dtype=float32)}
     """
+    trees = {"param": params, **needs(score, inputs)}
+    for name, tree in trees.items():
+        same_structure(tree, params, name)
     flags = jax.tree.leaves(chosen(where, params))
-    arguments = _by_leaf({"param": params, **needs(score, inputs)}, flags, _key(score, key))
+    arguments = _by_leaf(trees, flags, _key(score, key))
     leaves = iter([score(**given) for given in arguments.values()])
     whole = [next(leaves) if flag else jnp.zeros(()) for flag in flags]
     return jax.tree.unflatten(jax.tree.structure(params), whole)
@@ -194,8 +207,6 @@ def _by_leaf(
     trees: Mapping[str, Any], flags: list[bool], key: Array | None
 ) -> dict[str, dict[str, Array]]:
     """Turn trees by argument into arguments by leaf, for the leaves that are flagged."""
-    for name, tree in trees.items():
-        same_structure(tree, trees["param"], f"{name}s" if name == "mask" else name)
     columns = {name: jax.tree.leaves(tree) for name, tree in trees.items()}
     arguments = {}
     for i, (name, leaf) in enumerate(named_leaves(trees["param"])):

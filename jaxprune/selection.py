@@ -6,6 +6,7 @@ its own quota, and ties at the cut are settled by position. Nothing is sorted or
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ def keep_top(
         >>> keep_top(scores, budget)
         [Array([ True,  True, False], dtype=bool), Array([ True, False], dtype=bool)]
     """
-    return keep_top_of(lambda arrays: arrays, (units, gone), budget)
+    return keep_top_of(_as_given, (units, gone), budget)
 
 
 def keep_top_of(
@@ -74,7 +75,23 @@ def keep_top_of(
         >>> keep_top_of(lambda w: ([jnp.abs(w)], None), jnp.array([-3.0, 1.0, 2.0]), budget)
         [Array([ True, False,  True], dtype=bool)]
     """
+    return _keep_top(units, operands, budget.scope, budget.keep, budget.least, budget.most)
 
+
+def _as_given(operands: Any) -> Any:
+    return operands
+
+
+# Compiled as one even when called outside `jit`: a loop of single operations would be slow there.
+@partial(jax.jit, static_argnames=("units", "scope"))
+def _keep_top(
+    units: Callable[[Any], Any],
+    operands: Any,
+    scope: tuple[int, ...],
+    keep: Array,
+    least: Array,
+    most: Array,
+) -> list[Array]:
     def keys(operands: Any) -> list[Array]:
         scores, gone = units(operands)
         return [
@@ -87,7 +104,8 @@ def keep_top_of(
     present = [i for i, shape in enumerate(shapes) if math.prod(shape)]
     masks = [jnp.zeros(shape, bool) for shape in shapes]
     if present:
-        for i, mask in zip(present, _fill(keys, operands, _among(present, budget)), strict=True):
+        budget = _among(present, Budget(scope, keep, least, most))
+        for i, mask in zip(present, _fill(keys, operands, budget), strict=True):
             masks[i] = mask
     return masks
 
