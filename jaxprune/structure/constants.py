@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 __all__ = ["transfer"]
@@ -74,7 +75,7 @@ def _ask(question: _Question) -> float:
     eqn, operands = question.eqn, question.key[-1]
     dtypes = [var.aval.dtype for var in eqn.invars]
     out = eqn.outvars[0].aval.dtype
-    if any(jax.dtypes.issubdtype(dtype, jax.dtypes.extended) for dtype in [*dtypes, out]):
+    if any(jnp.issubdtype(dtype, jax.dtypes.extended) for dtype in [*dtypes, out]):
         return np.nan
     if np.issubdtype(out, np.complexfloating):
         return np.nan

@@ -10,8 +10,8 @@ is what the certificate reads.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+from jax.core import Tracer
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 
@@ -247,7 +247,7 @@ def _constant(graph: Graph, array: Any) -> Value:
     """Return the value of a constant: its slots are free, and follow whatever they meet."""
     shape = np.shape(array)
     kind = getattr(array, "dtype", np.dtype(type(array))).kind
-    if shape or kind not in "biuf" or isinstance(array, jax.core.Tracer):
+    if shape or kind not in "biuf" or isinstance(array, Tracer):
         return graph.value(shape)
     return Value((), float(array))
 

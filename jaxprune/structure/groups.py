@@ -90,6 +90,9 @@ def collect(traced: Traced) -> tuple[dict[str, Group], tuple[Pinned, ...]]:
     bad = _doubted(graph)
     groups: dict[str, Group] = {}
     for roots, parts in sorted(_alike(table), key=lambda g: _order(g, axes, graph)):
+        if len(roots) < 2:
+            pinned += tuple(Pinned(*axes[k][:2], "one unit with the rest of it") for k, _ in parts)
+            continue
         members = [
             Member(leaf, axis, indices, _first(slots) in graph.summed)
             for (leaf, axis, slots), indices in ((axes[k], indices) for k, indices in parts)
@@ -99,7 +102,7 @@ def collect(traced: Traced) -> tuple[dict[str, Group], tuple[Pinned, ...]]:
         status, because = _status(roots, bad)
         kind = re.sub(r"[_.]?\d+(?=[/:]|$)", "", f"{members[0].leaf}") + f":{members[0].axis}"
         groups[name] = Group(name, kind, len(roots), tuple(members), status, because)
-    return groups, pinned
+    return groups, tuple(sorted(set(pinned)))
 
 
 def _rows(graph: Graph, axes: list[np.ndarray]) -> np.ndarray:

@@ -14,10 +14,13 @@ from jaxprune._types import Params, Where
 from jaxprune.structure.groups import Group, Pinned, collect
 from jaxprune.structure.trace import walk
 
-__all__ = ["Keep", "Plan", "checked_keep", "checked_params", "plan"]
+__all__ = ["Keep", "Kept", "Plan", "checked_keep", "checked_params", "kept_indices", "plan"]
 
 Keep = Mapping[str, Any]
 """Group name -> boolean array, one entry a unit; `True` = kept; an absent group is kept whole."""
+
+Kept = dict[str, dict[int, np.ndarray]]
+"""Parameter name -> axis -> which of its indices stay; only what shrinks is listed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,13 @@ class Plan:
                 digest.update(f"{member.leaf}:{member.axis}".encode())
                 digest.update(np.ascontiguousarray(member.indices, np.int64).tobytes())
         return digest.hexdigest()
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function that was planned; a `ValueError` says so if the plan has lost it."""
+        if self.fn is None:
+            raise ValueError("The plan has no function: it was unpickled; use `plan.attach(fn)`.")
+        return self.fn
 
     def attach(self, fn: Callable[..., Any]) -> "Plan":
         """Return the plan for use with `fn`: an unpickled plan has lost its function."""
@@ -143,8 +153,8 @@ def checked_params(plan: Plan, params: Params, what: str = "params") -> None:
     for name in [*plan.shapes, *found]:
         if found.get(name) != plan.shapes.get(name):
             raise ValueError(
-                f"`{what}` and the plan differ at {name!r}: shape {found.get(name, 'absent')} against"
-                f" {plan.shapes.get(name, 'absent')}; the model has changed, so make the plan anew."
+                f"`{what}` and the plan differ at {name!r}: shape {found.get(name, 'absent')}"
+                f" against {plan.shapes.get(name, 'absent')}; the model changed; plan it anew."
             )
 
 
@@ -176,6 +186,24 @@ def checked_keep(plan: Plan, keep: Keep) -> dict[str, np.ndarray]:
         _enough(plan, name, int(kept.sum()))
         whole[name] = kept
     return whole
+
+
+def kept_indices(plan: Plan, keep: Keep) -> Kept:
+    """Return for each axis that shrinks which of its indices stay; `keep` is checked.
+
+    Args:
+        plan: the plan.
+        keep: group name -> booleans over its units.
+
+    Returns:
+        Parameter name -> axis -> booleans along the axis.
+    """
+    found: Kept = {}
+    for name, kept in checked_keep(plan, keep).items():
+        for leaf, axis, indices, _ in plan.groups[name].members * (not kept.all()):
+            whole = np.ones(plan.shapes[leaf][axis], bool)
+            found.setdefault(leaf, {}).setdefault(axis, whole)[indices[~kept]] = False
+    return found
 
 
 def _enough(plan: Plan, name: str, kept: int) -> None:

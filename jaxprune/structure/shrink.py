@@ -1,4 +1,4 @@
-"""The smaller function: the plan's function with the removed units gone, and what trains with it."""
+"""The smaller function, its parameters, and the optimizer state that goes on training them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,17 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxprune._tree import map_named, names
 from jaxprune._types import Params
 from jaxprune.structure.cut import Cut
-from jaxprune.structure.plan import Keep, Plan, checked_keep, checked_params
+from jaxprune.structure.plan import Keep, Kept, Plan, checked_params, kept_indices
 from jaxprune.structure.trace import Traced, walk
 from jaxprune.structure.units import masks
 
 __all__ = ["shrink", "shrink_state", "shrink_tree", "verify"]
-
-_Kept = dict[str, dict[int, np.ndarray]]  # parameter -> axis -> which indices stay
 
 
 def shrink(plan: Plan, params: Params, keep: Keep) -> tuple[Callable[..., Any], Params]:
@@ -51,10 +50,9 @@ def shrink(plan: Plan, params: Params, keep: Keep) -> tuple[Callable[..., Any], 
         >>> small_params["w1"].shape, small_fn(small_params, jnp.ones((5, 3))).shape
         ((3, 3), (5, 2))
     """
-    if plan.fn is None:
-        raise ValueError("The plan has no function: it was unpickled; use `plan.attach(fn)`.")
+    plan.function  # noqa: B018 - a plan without a function is refused here, not in the first call
     checked_params(plan, params)
-    kept = _kept_indices(plan, keep)
+    kept = kept_indices(plan, keep)
     small_params = shrink_tree(plan, params, keep)
     shapes = {
         n: leaf.shape for n, leaf in zip(names(params), jax.tree.leaves(small_params), strict=True)
@@ -65,7 +63,7 @@ def shrink(plan: Plan, params: Params, keep: Keep) -> tuple[Callable[..., Any], 
         _check_small(small_params, shapes)
         key = _signature((small_params, args, kwargs))
         traced, cut = known.get(key) or _prepare(plan, kept, small_params, args, kwargs)
-        if not any(isinstance(const, jax.core.Tracer) for const in traced.tape.consts):
+        if not any(isinstance(const, Tracer) for const in traced.tape.consts):
             known[key] = (traced, cut)
         flat = jax.tree.leaves((small_params, args, kwargs))
         used = [x for x, is_used in zip(flat, traced.inputs, strict=True) if is_used]
@@ -88,7 +86,7 @@ def shrink_tree(plan: Plan, tree: Params, keep: Keep) -> Params:
     Raises:
         ValueError: if the tree or `keep` does not fit the plan.
     """
-    kept = _kept_indices(plan, keep)
+    kept = kept_indices(plan, keep)
     wide = [
         name
         for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True)
@@ -122,7 +120,7 @@ def shrink_state(plan: Plan, state: Any, keep: Keep) -> Any:
         ValueError: if a leaf belongs to a parameter that shrinks but has another shape (factored
             moments): nobody knows how it should be cut.
     """
-    kept = _kept_indices(plan, keep)
+    kept = kept_indices(plan, keep)
     tails = _tails(plan)
 
     def cut(path: str, leaf: Any) -> Any:
@@ -158,10 +156,10 @@ def verify(plan: Plan, params: Params, keep: Keep, *args: Any, **kwargs: Any) ->
         params,
         masks(plan, params, keep),
     )
-    wide = jax.jit(plan.fn)(masked, *args, **kwargs)
+    wide = jax.jit(plan.function)(masked, *args, **kwargs)
     small = jax.jit(small_fn)(small_params, *args, **kwargs)
-    owners = walk(plan.fn, params, args, kwargs).outs
-    kept = _kept_indices(plan, keep)
+    owners = walk(plan.function, params, args, kwargs).outs
+    kept = kept_indices(plan, keep)
     worst = 0.0
     for name, left, right in zip(
         owners, jax.tree.leaves(wide), jax.tree.leaves(small), strict=True
@@ -174,11 +172,11 @@ def verify(plan: Plan, params: Params, keep: Keep, *args: Any, **kwargs: Any) ->
 
 
 def _prepare(
-    plan: Plan, kept: _Kept, small_params: Params, args: Sequence[Any], kwargs: dict[str, Any]
+    plan: Plan, kept: Kept, small_params: Params, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Traced, Cut]:
     """Walk the function at the full parameter shapes and mark what goes."""
     full = map_named(lambda n, leaf: jax.ShapeDtypeStruct(plan.shapes[n], leaf.dtype), small_params)
-    traced = walk(plan.fn, full, args, kwargs)  # type: ignore[arg-type]
+    traced = walk(plan.function, full, args, kwargs)
     gone, stay = _sides(traced, kept)
     roots = np.intersect1d(traced.graph.find(gone), traced.graph.find(stay))
     fixed = next(filter(None, traced.graph.why(gone)), "")
@@ -193,7 +191,7 @@ def _prepare(
     return traced, Cut(traced.graph, gone)
 
 
-def _sides(traced: Traced, kept: _Kept) -> tuple[np.ndarray, np.ndarray]:
+def _sides(traced: Traced, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
     """Return the identities of the parameters' slots that go and of those that stay."""
     sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for name, value in traced.leaves.items():
@@ -205,19 +203,7 @@ def _sides(traced: Traced, kept: _Kept) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([none, *sides[0]]), np.concatenate([none, *sides[1]])
 
 
-def _kept_indices(plan: Plan, keep: Keep) -> _Kept:
-    """Return for each axis that shrinks which of its indices stay."""
-    found: _Kept = {}
-    for name, kept in checked_keep(plan, keep).items():
-        for leaf, axis, indices, _ in plan.groups[name].members * (not kept.all()):
-            stays = found.setdefault(leaf, {}).setdefault(
-                axis, np.ones(plan.shapes[leaf][axis], bool)
-            )
-            stays[indices[~kept]] = False
-    return found
-
-
-def _survivors(plan: Plan, kept: _Kept, name: str, leaf: Any) -> Any:
+def _survivors(plan: Plan, kept: Kept, name: str, leaf: Any) -> Any:
     if name not in kept or jnp.ndim(leaf) == 0:
         return leaf
     if leaf.shape != plan.shapes[name]:
@@ -225,9 +211,21 @@ def _survivors(plan: Plan, kept: _Kept, name: str, leaf: Any) -> Any:
             f"shape {leaf.shape} is not that of the parameter {name!r}, {plan.shapes[name]}, which"
             " shrinks; make this state anew for the smaller parameters."
         )
+    on_host = not isinstance(leaf, Tracer)  # NumPy compiles nothing
+    whole = np.asarray(leaf) if on_host else leaf
     for axis, stays in kept[name].items():
-        leaf = jnp.take(leaf, np.flatnonzero(stays), axis=axis)
-    return leaf
+        places = np.flatnonzero(stays)
+        whole = np.take(whole, places, axis) if on_host else jnp.take(whole, places, axis)
+    return _placed(whole, leaf) if isinstance(leaf, jax.Array) and on_host else whole
+
+
+def _placed(array: Any, like: jax.Array) -> jax.Array:
+    """Put an array where another lies, if its mesh still divides the shape."""
+    try:
+        like.sharding.shard_shape(array.shape)
+    except ValueError:
+        return jnp.asarray(array)
+    return jax.device_put(array, like.sharding)
 
 
 def _check_small(small_params: Params, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.interpreters import partial_eval
 
 from jaxprune._tree import names
@@ -64,7 +65,7 @@ def walk(
         for name, leaf in zip(names(params), jax.tree.leaves(params), strict=True)
     }
     others = jax.tree.leaves((tuple(args), dict(kwargs)))
-    rest = [graph.value(jax.numpy.shape(x), pin="an input of the function") for x in others]
+    rest = [graph.value(jnp.shape(x), pin="an input of the function") for x in others]
     ins = [*leaves.values(), *rest]
     for value, used in zip(leaves.values(), inputs, strict=False):
         if not used:
@@ -107,7 +108,7 @@ def _traced(
 
 def _leaf(graph: Graph, leaf: Any, *, protected: bool) -> Value:
     """Give a parameter its slots: each is zero once it is removed."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return graph.value(leaf.shape, pin="not numbers")
     value = Value(tuple(graph.slots(n, const=0.0, held=True) for n in leaf.shape))
     graph.pin([axis for axis in value.axes if len(axis) < 2], "an axis of length 1")

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxprune._tree import map_named, names
 from jaxprune._types import Array, Masks, Params, Scores
-from jaxprune.structure.plan import Keep, Plan, checked_keep, checked_params
+from jaxprune.structure.plan import Keep, Plan, checked_params, kept_indices
 
 __all__ = ["keep_top", "masks", "pool", "spread"]
 
@@ -106,8 +106,8 @@ def masks(plan: Plan, params: Params, keep: Keep) -> Masks:
         ValueError: if `params` or `keep` do not fit the plan.
     """
     checked_params(plan, params)
-    cut = {name: kept for name, kept in checked_keep(plan, keep).items() if not kept.all()}
-    return spread(plan, cut, params, jnp.logical_and, True)
+    kept = kept_indices(plan, keep)
+    return map_named(lambda name, leaf: _mask(kept.get(name, {}), leaf), params)
 
 
 def keep_top(
@@ -155,6 +155,13 @@ def keep_top(
         for name, part in zip(members, parts, strict=True):
             keep[name] = _best(scores[name], _rounded(plan, int(part.sum()), len(part), least))
     return keep
+
+
+def _mask(kept: dict[int, np.ndarray], leaf: Array) -> Array:
+    mask = np.ones(leaf.shape if kept else (), bool)
+    for axis, stays in kept.items():
+        mask &= stays.reshape([-1 if a == axis else 1 for a in range(leaf.ndim)])
+    return jnp.asarray(mask)
 
 
 def _best(scores: np.ndarray, count: int) -> np.ndarray:

@@ -111,8 +111,10 @@ def unet(L, x):
         x = nn.max_pool(x, (2, 2), (2, 2))
     x = nn.relu(L.conv(x, 8))
     for width, skip in zip((6, 4), reversed(skips), strict=True):
-        x = L.conv_transpose(x, width) if width == 6 else jax.image.resize(
-            x, (*skip.shape[:3], x.shape[-1]), "nearest"
+        x = (
+            L.conv_transpose(x, width)
+            if width == 6
+            else jax.image.resize(x, (*skip.shape[:3], x.shape[-1]), "nearest")
         )
         x = nn.relu(L.conv(jnp.concatenate([skip, x], axis=-1), width))
     return L.conv(x, 2, 1)

@@ -7,6 +7,7 @@ return `(fn, params)` with a pure `fn(params, *inputs)`.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 
@@ -83,38 +84,62 @@ class NNX:
         return self._layer(make)(x)
 
     def conv_transpose(self, x, width):
-        make = lambda: nnx.ConvTranspose(x.shape[-1], width, (2, 2), (2, 2), rngs=self.rngs)
+
+        def make():
+            return nnx.ConvTranspose(x.shape[-1], width, (2, 2), (2, 2), rngs=self.rngs)
+
         return self._layer(make)(x)
 
     def dense(self, x, width, *, bias=True):
-        make = lambda: nnx.Linear(x.shape[-1], width, use_bias=bias, rngs=self.rngs)
+
+        def make():
+            return nnx.Linear(x.shape[-1], width, use_bias=bias, rngs=self.rngs)
+
         return self._layer(make)(x)
 
     def batch_norm(self, x):
-        make = lambda: nnx.BatchNorm(x.shape[-1], rngs=self.rngs)
+
+        def make():
+            return nnx.BatchNorm(x.shape[-1], rngs=self.rngs)
+
         return self._layer(make)(x, use_running_average=not self.train)
 
     def layer_norm(self, x, *, fast=True):
-        make = lambda: nnx.LayerNorm(x.shape[-1], use_fast_variance=fast, rngs=self.rngs)
+
+        def make():
+            return nnx.LayerNorm(x.shape[-1], use_fast_variance=fast, rngs=self.rngs)
+
         return self._layer(make)(x)
 
     def group_norm(self, x, groups):
-        make = lambda: nnx.GroupNorm(x.shape[-1], groups, rngs=self.rngs)
+
+        def make():
+            return nnx.GroupNorm(x.shape[-1], groups, rngs=self.rngs)
+
         return self._layer(make)(x)
 
     def embed(self, words, width):
         return self._layer(lambda: nnx.Embed(words, width, rngs=self.rngs))
 
     def attention(self, x, y, heads):
-        make = lambda: nnx.MultiHeadAttention(heads, x.shape[-1], decode=False, rngs=self.rngs)
+
+        def make():
+            return nnx.MultiHeadAttention(heads, x.shape[-1], decode=False, rngs=self.rngs)
+
         return self._layer(make)(x, y)
 
     def lstm(self, x, width):
-        make = lambda: nnx.RNN(nnx.OptimizedLSTMCell(x.shape[-1], width, rngs=self.rngs))
+
+        def make():
+            return nnx.RNN(nnx.OptimizedLSTMCell(x.shape[-1], width, rngs=self.rngs))
+
         return self._layer(make)(x)
 
     def param(self, shape):
-        make = lambda: nnx.Param(0.5 * jax.random.normal(self.rngs.params(), shape))
+
+        def make():
+            return nnx.Param(0.5 * jax.random.normal(self.rngs.params(), shape))
+
         return self._layer(make)[...]
 
 
@@ -139,14 +164,18 @@ class NNXNet(nnx.Module):
 def linen(net, *inputs, train=False):
     """Build in linen; in training `fn` returns `(outputs, {"batch_stats": ...})`."""
     module = LinenNet(net, train)
-    params = module.init(jax.random.key(0), *inputs)
+    params = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     mutable = ["batch_stats"] if train else False
     return lambda params, *xs: module.apply(params, *xs, mutable=mutable), shaken(params)
 
 
 def build_nnx(net, *inputs, train=False):
     """Build in NNX; in training `fn` returns `(outputs, state)`."""
-    graph, state = nnx.split(NNXNet(net, train, nnx.Rngs(0), *inputs))
+
+    def make():
+        return NNXNet(net, train, nnx.Rngs(0), *inputs)
+
+    graph, state = nnx.split(nnx.eval_shape(make))
 
     def fn(state, *xs):
         model = nnx.merge(graph, state)
@@ -156,15 +185,17 @@ def build_nnx(net, *inputs, train=False):
     return fn, shaken(state)
 
 
-def shaken(params, seed=1):
-    """Make every number positive and different, so that no bias, mean or scale is trivial."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
+def shaken(shapes, seed=1):
+    """Draw every parameter so that no bias, mean, variance or scale is trivial."""
+    rng = np.random.default_rng(seed)
 
-    def shake(leaf, key):
+    def draw(path, leaf):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
-        noise = jax.random.uniform(key, leaf.shape, leaf.dtype)
-        return leaf + 0.3 * noise if leaf.ndim < 2 else leaf + 0.05 * (noise - 0.5)
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        fan_in = max(np.prod(leaf.shape[:-1]), 1)
+        if leaf.ndim > 1:
+            return jnp.asarray(rng.normal(0, 1.4 / np.sqrt(fan_in), leaf.shape), leaf.dtype)
+        scale = any(word in jax.tree_util.keystr(path) for word in ("scale", "var"))
+        return jnp.asarray(rng.uniform(0.2 + 0.3 * scale, 0.8 + scale, leaf.shape), leaf.dtype)
 
-    return jax.tree.unflatten(tree, [shake(a, k) for a, k in zip(leaves, keys, strict=True)])
+    return jax.tree_util.tree_map_with_path(draw, shapes)

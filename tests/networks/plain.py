@@ -10,7 +10,7 @@ def _normal(key, *shapes):
 
 
 def mlp(key):
-    w1, b1, w2, b2, w3, x = _normal(key, (4, 6), (6,), (6, 5), (5,), (5, 3), (2, 4))
+    w1, b1, w2, b2, w3, x = _normal(key, (4, 6), (6,), (6, 5), (5,), (5, 3), (5, 4))
 
     def fn(params, x):
         x = jax.nn.relu(x @ params["w1"] + params["b1"])
@@ -56,7 +56,7 @@ def attention(key):
 
 def shared(key):
     """One square matrix twice, and its transpose once."""
-    into, square, out, x = _normal(key, (4, 6), (6, 6), (6, 3), (2, 4))
+    into, square, out, x = _normal(key, (4, 6), (6, 6), (6, 3), (5, 4))
 
     def fn(params, x):
         x = jnp.tanh(x @ params["into"])
@@ -88,7 +88,7 @@ def shuffled(key):
 
 def gated(key):
     """A gated linear unit, a branch, a loop and dropout."""
-    w1, w2, w3, x = _normal(key, (4, 12), (6, 6), (6, 3), (2, 4))
+    w1, w2, w3, x = _normal(key, (4, 12), (6, 6), (6, 3), (5, 4))
 
     def fn(params, x, key):
         a, b = jnp.split(x @ params["w1"], 2, axis=-1)
@@ -101,6 +101,4 @@ def gated(key):
     return fn, {"w1": w1, "w2": w2, "w3": w3}, (x, jax.random.key(3))
 
 
-PLAIN = {
-    make.__name__: make for make in (mlp, scanned_layers, attention, shared, shuffled, gated)
-}
+PLAIN = {make.__name__: make for make in (mlp, scanned_layers, attention, shared, shuffled, gated)}

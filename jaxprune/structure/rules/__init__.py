@@ -8,6 +8,7 @@ from jaxprune.structure.rules import (
     indexing,
     randomness,
     reductions,
+    reshaping,
     shapes,
 )
 
@@ -16,10 +17,11 @@ __all__ = ["TABLE", "Rule"]
 TABLE: dict[str, Rule] = (
     elementwise.RULES
     | shapes.RULES
+    | reshaping.RULES
     | contractions.RULES
     | reductions.RULES
     | indexing.RULES
     | randomness.RULES
     | control.RULES
 )
-"""Primitive name -> rule. A primitive that is missing pins its operands and is named in the plan."""
+"""Primitive name -> rule. A primitive without a rule pins its operands and is named."""

@@ -112,4 +112,5 @@ RULES = {
     "dynamic_update_slice": Rule(_dynamic_update_slice),
     "scatter": Rule(_scatter),
     "scatter-add": Rule(_scatter),
+    "scatter-sub": Rule(_scatter),
 }

@@ -1,15 +1,15 @@
 """Primitives that only move indices: the same arithmetic on slots as on arrays."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all, where_from
+from jaxprune.structure.graph import Graph, Rule, Step, Value, where_from
 from jaxprune.structure.rules.elementwise import known
 
-__all__ = ["RULES", "merge", "split"]
+__all__ = ["RULES"]
 
 
 def _transpose(graph: Graph, eqn: Any, x: Value) -> list[Value]:
@@ -70,6 +70,32 @@ def _concatenate(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
             out["const"] = _agreed(*consts)
         axes.append(out)
     return [Value(tuple(axes), float(_agreed(*[np.array(value.const) for value in ins])))]
+
+
+def _stack(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
+    """The places in a stack stay: each holds another array."""
+    place = eqn.params["axis"] % (len(ins[0].axes) + 1)
+    (new,) = graph.value((len(ins),), pin=f"stacked by {where_from(eqn)}").axes
+    axes = []
+    for a, first in enumerate(ins[0].axes):
+        out = first.copy()
+        for other in ins[1:]:
+            graph.unite(out, other.axes[a])
+        out["const"] = _agreed(*[known(value, a) for value in ins])
+        axes.append(out)
+    return [Value((*axes[:place], new, *axes[place:]))]
+
+
+def _unstack(graph: Graph, eqn: Any, x: Value) -> list[Value]:
+    place = eqn.params["axis"] % len(x.axes)
+    graph.pin([x.axes[place]], f"unstacked by {where_from(eqn)}")
+    return [Value((*x.axes[:place], *x.axes[place + 1 :]), x.const) for _ in eqn.outvars]
+
+
+def _tile(graph: Graph, eqn: Any, x: Value) -> list[Value]:
+    del graph
+    axes = zip(x.axes, eqn.params["reps"], strict=True)
+    return [Value(tuple(np.tile(axis, times) for axis, times in axes), x.const)]
 
 
 def _split(graph: Graph, eqn: Any, x: Value) -> list[Value]:
@@ -151,106 +177,6 @@ def _pad_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any]:
     return cut.bind(step, arrays, padding_config=tuple(config))
 
 
-def _reshape(graph: Graph, eqn: Any, x: Value, *sizes: Value) -> list[Value]:
-    """Match the factors of both shapes; merge each block of axes, then split it anew."""
-    shape = eqn.outvars[0].aval.shape
-    if 0 in shape:
-        return pin_all(graph, eqn, x, *sizes, why=f"the empty array of {where_from(eqn)}")
-    axes = list(graph.value(shape, pin="an axis of length 1", const=x.const).axes)
-    long = [a for a, slots in enumerate(x.axes) if len(slots) != 1]
-    for old, new in _blocks([len(x.axes[a]) for a in long], shape):
-        merged = merge(graph, eqn, [_filled(x, long[a]) for a in old])
-        for place, slots in zip(
-            new, split(graph, eqn, merged, [shape[b] for b in new]), strict=True
-        ):
-            axes[place] = slots
-    return [Value(tuple(axes), x.const)]
-
-
-def _reshape_rebuild(step: Step, arrays: list[Any], cut: Any) -> list[Any]:
-    return [jax.lax.reshape(arrays[0], cut.shape(step.outs[0]))]
-
-
-def merge(graph: Graph, eqn: Any, axes: Sequence[np.ndarray]) -> np.ndarray:
-    """Merge axes into one: each merged index follows the axis that lives, the others stay.
-
-    Args:
-        graph: the graph.
-        eqn: the equation, for the reasons.
-        axes: the axes, slowest first.
-
-    Returns:
-        One axis, as long as their product.
-    """
-    if len(axes) == 1:
-        return axes[0]
-    living = [a for a, slots in enumerate(axes) if graph.live(slots)]
-    free = [a for a, slots in enumerate(axes) if not graph.pinned(slots).any()]
-    chosen = (living or free or [0])[0]
-    why = f"merged into another axis by {where_from(eqn)}"
-    graph.pin([slots for a, slots in enumerate(axes) if a != chosen], why)
-    shape = [len(slots) for slots in axes]
-    alone = [len(axes[chosen]) if a == chosen else 1 for a in range(len(axes))]
-    return np.broadcast_to(axes[chosen].reshape(alone), shape).ravel()
-
-
-def split(graph: Graph, eqn: Any, axis: np.ndarray, shape: Sequence[int]) -> list[np.ndarray]:
-    """Split one axis into several: one of them lives on, the others stay.
-
-    Where the classes vary along one factor only (what a merge made), that factor lives. Else the
-    leading one does: its blocks become units, such as the heads of attention.
-
-    Args:
-        graph: the graph.
-        eqn: the equation, for the reasons.
-        axis: the axis.
-        shape: the lengths of the factors, slowest first.
-
-    Returns:
-        One axis a factor.
-    """
-    if len(shape) == 1:
-        return [axis]
-    roots = graph.find(axis["id"]).reshape(shape)
-    along = [f for f in range(len(shape)) if _varies_only(roots, f)]
-    factor = along[0] if along else 0
-    rows = np.moveaxis(axis.reshape(shape), factor, 0).reshape(shape[factor], -1)
-    if not along:
-        graph.unite(np.broadcast_to(rows["id"][:, :1], rows.shape).ravel(), rows["id"].ravel())
-    out = rows[:, 0].copy()
-    out["const"] = np.where(
-        np.all(rows["const"] == out["const"][:, None], axis=1), out["const"], np.nan
-    )
-    why = f"within a block of {where_from(eqn)}"
-    return [out if f == factor else graph.value((n,), pin=why).axes[0] for f, n in enumerate(shape)]
-
-
-def _varies_only(roots: np.ndarray, factor: int) -> bool:
-    rows = np.moveaxis(roots, factor, 0).reshape(roots.shape[factor], -1)
-    return bool(np.all(rows == rows[:, :1]))
-
-
-def _filled(x: Value, axis: int) -> np.ndarray:
-    out = x.axes[axis].copy()
-    out["const"] = known(x, axis)
-    return out
-
-
-def _blocks(old: Sequence[int], shape: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
-    """Pair the shortest runs of axes whose lengths have the same product; lengths of 1 are out."""
-    new = [a for a, n in enumerate(shape) if n != 1]
-    i = j = 0
-    while i < len(old):
-        left, right, start, begin = old[i], shape[new[j]], i, j
-        i, j = i + 1, j + 1
-        while left != right:
-            if left < right:
-                left, i = left * old[i], i + 1
-            else:
-                right, j = right * shape[new[j]], j + 1
-        yield list(range(start, i)), new[begin:j]
-
-
 def _agreed(first: np.ndarray, *others: np.ndarray) -> np.ndarray:
     return np.where(np.all([first == other for other in others], axis=0), first, np.nan)
 
@@ -261,9 +187,12 @@ RULES = {
     "rev": Rule(_rev),
     "broadcast_in_dim": Rule(_broadcast, _broadcast_rebuild),
     "iota": Rule(_iota, _whole),
+    "empty": Rule(_iota, _whole),
     "concatenate": Rule(_concatenate),
+    "stack": Rule(_stack),
+    "unstack": Rule(_unstack),
+    "tile": Rule(_tile),
     "split": Rule(_split, _split_rebuild),
     "slice": Rule(_slice, _slice_rebuild),
     "pad": Rule(_pad, _pad_rebuild),
-    "reshape": Rule(_reshape, _reshape_rebuild),
 }

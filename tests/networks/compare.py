@@ -1,0 +1,82 @@
+"""Compare a function at masked parameters with its smaller function, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import structure
+
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def half_of_every_group(plan, seed=0):
+    """Keep a random half (rounded up) of every group that can be removed exactly."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.permutation(np.arange(group.size) < (group.size + 1) // 2)
+        for name, group in plan.groups.items()
+        if group.status != "inexact"
+    }
+
+
+def some_of(group, seed=0):
+    """Keep a random half (rounded up) of one group."""
+    rng = np.random.default_rng(seed)
+    return {group.name: rng.permutation(np.arange(group.size) < (group.size + 1) // 2)}
+
+
+def masked(plan, params, keep):
+    """Return the parameters with the removed units set to zero."""
+    masks = structure.masks(plan, params, keep)
+
+    def hide(leaf, mask):
+        return jnp.asarray(np.where(mask, leaf, np.zeros((), leaf.dtype)))
+
+    return jax.tree.map(lambda leaf, mask: hide(leaf, mask) if leaf.ndim else leaf, params, masks)
+
+
+def gap(plan, params, keep, *args):
+    """Return the relative gap of the values, masked against smaller."""
+    small_fn, small_params = structure.shrink(plan, params, keep)
+    wide, state = _split(quick(plan.fn)(masked(plan, params, keep), *args))
+    small, small_state = _split(quick(small_fn)(small_params, *args))
+    assert _varies(wide), "the network is numb: nothing can be learned from its outputs"
+    state = structure.shrink_tree(plan, state, keep)
+    return _gap([wide, state], [small, small_state])
+
+
+def gradient_gap(plan, params, keep, *args):
+    """Return the relative gap of the gradients at what is left."""
+    small_fn, small_params = structure.shrink(plan, params, keep)
+    wide = _gradient(plan.fn, masked(plan, params, keep), args)
+    return _gap(structure.shrink_tree(plan, wide, keep), _gradient(small_fn, small_params, args))
+
+
+def _gradient(fn, params, args):
+    def loss(params, *args):
+        outputs, _ = _split(fn(params, *args))
+        return jnp.sum(jnp.cos(jnp.arange(outputs.size)).reshape(outputs.shape) * outputs)
+
+    return quick(jax.grad(loss))(params, *args)
+
+
+def quick(fn):
+    """Compile in a hurry."""
+    return lambda *args: jax.jit(fn).lower(*args).compile(compiler_options=QUICK)(*args)
+
+
+def _split(outputs):
+    return outputs if isinstance(outputs, tuple) else (outputs, ())
+
+
+def _varies(outputs):
+    return np.max(np.std(outputs, axis=0)) > 1e-4 * np.max(np.abs(outputs))
+
+
+def _gap(left, right):
+    worst = 0.0
+    pairs = list(zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True))
+    scale = max(float(np.max(np.abs(a))) for a, _ in pairs)
+    for a, b in pairs:
+        worst = max(worst, float(np.max(np.abs(np.asarray(a) - np.asarray(b)))))
+    return worst / scale

@@ -1,0 +1,85 @@
+"""Each network: every group halved at random; the smaller network is the masked one."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxprune import structure
+from tests.networks.compare import gap, gradient_gap, half_of_every_group
+from tests.networks.convolutional import CONVOLUTIONAL
+from tests.networks.layers import build_nnx, linen
+from tests.networks.plain import PLAIN
+from tests.networks.sequential import SEQUENTIAL
+
+IMAGE = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))
+WORDS = jnp.array([[1, 2, 3, 4], [4, 0, 9, 10], [5, 5, 6, 1]])
+INPUTS = {
+    "mlp": (IMAGE[:, 0, :, 0],),
+    "translator": (WORDS, WORDS[:, :3]),
+    "lstm": (WORDS,),
+}
+NETS = SEQUENTIAL | CONVOLUTIONAL
+GROUPS = {
+    "mlp": 2,
+    "lenet5": 4,
+    "vgg16": 14,
+    "vgg19": 17,
+    "resnet18": 12,
+    "resnet50": 37,
+    "resnet56": 30,
+    "resnet56_b": 30,
+    "densenet": 14,
+    "mobilenet_v2": 6,
+    "unet": 6,
+    "squeeze_excitation": 3,
+    "group_normed": 1,
+    "vit": 9,
+    "translator": 12,
+    "lstm": 3,
+}
+"""How many groups each network has, counted by hand from its definition."""
+
+
+DEEP = {"resnet50", "resnet56", "resnet56_b", "vgg19", "densenet"}
+"""Their blocks are those of others: values are compared once, and no gradients."""
+
+
+def shrinks_to_its_masked_self(fn, params, inputs, *, gradient=True):
+    plan = structure.plan(fn, params, *inputs)
+    keep = half_of_every_group(plan)
+    assert gap(plan, params, keep, *inputs) <= 1e-5
+    assert not gradient or gradient_gap(plan, params, keep, *inputs) <= 1e-4
+
+
+@pytest.mark.parametrize("build", [linen, build_nnx])
+@pytest.mark.parametrize("name", NETS)
+def test_every_group_is_found_and_exact(name, build):
+    inputs = INPUTS.get(name, (IMAGE,))
+    plan = structure.plan(*build(NETS[name], *inputs), *inputs)
+    assert not plan.unknown
+    assert len(plan.groups) == GROUPS[name]
+    assert all(group.status == "exact" for group in plan.groups.values())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_linen_network_shrinks_to_its_masked_self(name):
+    inputs = INPUTS.get(name, (IMAGE,))
+    built = linen(NETS[name], *inputs)
+    shrinks_to_its_masked_self(*built, inputs, gradient=name not in DEEP)
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name not in DEEP])
+def test_an_nnx_network_shrinks_to_its_masked_self(name):
+    inputs = INPUTS.get(name, (IMAGE,))
+    shrinks_to_its_masked_self(*build_nnx(NETS[name], *inputs), inputs, gradient=False)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_jax_network_shrinks_to_its_masked_self(name):
+    shrinks_to_its_masked_self(*PLAIN[name](jax.random.key(0)))
+
+
+@pytest.mark.parametrize("build", [linen, build_nnx])
+def test_batch_statistics_that_training_returns_shrink_with_their_channels(build):
+    built = build(CONVOLUTIONAL["mobilenet_v2"], IMAGE, train=True)
+    shrinks_to_its_masked_self(*built, (IMAGE,), gradient=False)
