@@ -106,6 +106,9 @@ MOVES = {
     "pool": lambda net, x, width: jax.lax.reduce_window(
         x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 1, 1, 1), "SAME"
     ),
+    "first": lambda net, x, width: x * x[..., :1] + x[..., 0][..., None],
+    "own mean": lambda net, x, width: jnp.concatenate([x, x.mean(-1, keepdims=True)], -1),
+    "stack": lambda net, x, width: jnp.stack([x, 2 * x], -1).sum(-1),
     "mean": lambda net, x, width: x + x.mean(-1, keepdims=True),
     "largest": lambda net, x, width: x - x.max(-1, keepdims=True),
     "batch norm": batch_normed,

@@ -80,6 +80,9 @@ def _ask(question: _Question) -> float:
     if np.issubdtype(out, np.complexfloating):
         return np.nan
     arrays = [np.asarray(x).astype(dtype) for x, dtype in zip(operands, dtypes, strict=True)]
-    with jax.ensure_compile_time_eval():
-        answer = float(np.asarray(eqn.primitive.bind(*arrays, **eqn.params), np.float64))
+    try:
+        with jax.ensure_compile_time_eval():
+            answer = float(np.asarray(eqn.primitive.bind(*arrays, **eqn.params), np.float64))
+    except Exception:  # the primitive takes no scalars: what it makes of constants is not known
+        return np.nan
     return answer if abs(answer) <= _EXACT or np.isinf(answer) else np.nan

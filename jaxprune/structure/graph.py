@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 
-__all__ = ["SLOT", "Graph", "Rule", "Step", "Tape", "Value", "open_jaxpr", "pin_all", "where_from"]
+__all__ = ["SLOT", "Graph", "Rule", "Step", "Tape", "Value", "open_jaxpr", "pin_all"]
 
 SLOT = np.dtype([("id", np.int64), ("const", np.float64)])
 """One index of one axis: its identity, and what the value holds there once it is removed."""
@@ -92,6 +92,7 @@ class Graph:
         self._rank = np.zeros(0, np.int64)  # 0 = free, else the class is pinned
         self._held = np.zeros(0, bool)  # does the class hold a slot of a parameter?
         self._tapes: list[Tape] = []
+        self._place = ""
 
     def __len__(self) -> int:
         return self._size
@@ -175,7 +176,18 @@ class Graph:
     def doubt(self, axis: np.ndarray, eqn: Any, bad: np.ndarray, *, foldable: bool = False) -> None:
         """Record that removing the slots `axis[bad]` changes what `eqn` computes."""
         if bad.any():
-            self.doubts.append((_ids(axis)[bad], where_from(eqn), foldable))
+            self.doubts.append((_ids(axis)[bad], self.where(eqn), foldable))
+
+    def alone(self, axis: np.ndarray, eqn: Any) -> None:
+        """Pin an axis of length 1 that an equation drops or stretches: it cannot become empty."""
+        if len(axis) == 1 and not self.pinned(axis).all():
+            self.pin([axis], f"taken alone by {self.where(eqn)}")
+
+    def where(self, eqn: Any) -> str:
+        """Name an equation as a person would look for it: primitive, module, line of code."""
+        scope = str(eqn.source_info.name_stack)
+        place = self._place or _line(eqn)
+        return f"`{eqn.primitive.name}`" + f" in {scope}" * bool(scope) + f" at {place}"
 
     def run(self, jaxpr: Any, ins: Sequence[Value]) -> Tape:
         """Walk a jaxpr, open or closed, and return the tape of the walk.
@@ -190,7 +202,13 @@ class Graph:
         jaxpr, consts = open_jaxpr(jaxpr)
         const_values = [_constant(self, const) for const in consts]
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*const_values, *ins], strict=True))
-        steps = [self._step(eqn, env) for eqn in jaxpr.eqns]
+        outer, steps = self._place, []
+        for eqn in jaxpr.eqns:
+            # JAX keeps the jaxpr of an inner `jit` from its first call, wherever that was made.
+            shared = eqn.primitive.name in {"jit", "pjit"} and len(jaxpr.eqns) > 1
+            self._place = outer or (_line(eqn) if shared else "")
+            steps.append(self._step(eqn, env))
+        self._place = outer
         return Tape(jaxpr, consts, const_values, steps, [self._read(v, env) for v in jaxpr.outvars])
 
     def keep(self, *tapes: Tape) -> None:
@@ -213,8 +231,8 @@ class Graph:
         return _constant(self, var.val) if isinstance(var, Literal) else env[var]
 
     def _unknown(self, eqn: Any, ins: list[Value]) -> list[Value]:
-        self.unknown.append(where_from(eqn))
-        return pin_all(self, eqn, *ins, why=f"no rule for {where_from(eqn)}")
+        self.unknown.append(self.where(eqn))
+        return pin_all(self, eqn, *ins, why=f"no rule for {self.where(eqn)}")
 
     def _grow(self, n: int) -> None:
         room, self._size = len(self._parent), self._size + n
@@ -236,11 +254,8 @@ def open_jaxpr(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
 
 
-def where_from(eqn: Any) -> str:
-    """Name an equation as a person would look for it: primitive, module, line of code."""
-    place = source_info_util.summarize(eqn.source_info)
-    scope = str(eqn.source_info.name_stack)
-    return f"`{eqn.primitive.name}`" + f" in {scope}" * bool(scope) + f" at {place.split('/')[-1]}"
+def _line(eqn: Any) -> str:
+    return source_info_util.summarize(eqn.source_info).split("/")[-1]
 
 
 def _constant(graph: Graph, array: Any) -> Value:

@@ -94,8 +94,8 @@ def _traced(
         closed, shapes = jax.make_jaxpr(fn, return_shape=True)(params, *args, **kwargs)
     except Exception as error:
         raise ValueError(
-            f"The function cannot be traced ({type(error).__name__}: {error}); give arrays only,"
-            " and close over everything else (a flag, a module, a static size)."
+            f"The function cannot be traced ({type(error).__name__}: {_first_line(error)}); give"
+            " arrays only, and close over everything else (a flag, a module, a static size)."
         ) from error
     if closed.effects:
         effects = ", ".join(sorted(str(effect) for effect in closed.effects))
@@ -104,6 +104,10 @@ def _traced(
             " repeat; take the prints and callbacks out."
         )
     return closed, shapes
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0]
 
 
 def _leaf(graph: Graph, leaf: Any, *, protected: bool) -> Value:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all, where_from
+from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all
 from jaxprune.structure.rules.elementwise import known
 
 __all__ = ["RULES"]
@@ -30,16 +30,17 @@ def _dot_general(graph: Graph, eqn: Any, left: Value, right: Value) -> list[Valu
 
 def _conv(graph: Graph, eqn: Any, image: Value, kernel: Value) -> list[Value]:
     if eqn.params["batch_group_count"] != 1:
-        return pin_all(graph, eqn, image, kernel, why=f"batch groups of {where_from(eqn)}")
+        return pin_all(graph, eqn, image, kernel, why=f"batch groups of {graph.where(eqn)}")
     numbers = eqn.params["dimension_numbers"]
     batch, channel, *space = numbers.lhs_spec
     out, into, *window = numbers.rhs_spec
     slid = [image.axes[i] for i in space] + [kernel.axes[i] for i in window]
-    why = f"the space of {where_from(eqn)}"
+    why = f"the space of {graph.where(eqn)}"
     graph.pin(slid, why)
     groups = eqn.params["feature_group_count"]
     image_in, kernel_in, kernel_out = image.axes[channel], kernel.axes[into], kernel.axes[out]
     made = _zeros(graph, kernel_out, known(kernel, out))
+    graph.alone(kernel_in, eqn)
     if groups > 1 and len(kernel_in) == 1:  # depthwise: each output channel belongs to one input
         fan = len(kernel_out) // groups
         graph.unite(kernel_out, np.repeat(image_in["id"], fan))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Rule, Step, Tape, Value, where_from
+from jaxprune.structure.graph import Graph, Rule, Step, Tape, Value
 
 __all__ = ["RULES"]
 
@@ -87,7 +87,7 @@ def _scan(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
     """Walk the body until the constants of the carry hold; carry in and out are one."""
     held, carried = eqn.params["num_consts"], eqn.params["num_carry"]
     consts, carry, rows = ins[:held], ins[held : held + carried], ins[held + carried :]
-    why = f"looped over by {where_from(eqn)}"
+    why = f"looped over by {graph.where(eqn)}"
     graph.pin([value.axes[0] for value in rows], why)
     slices = [Value(value.axes[1:], value.const) for value in rows]
     tape, carry = _fixed_point(

@@ -14,7 +14,8 @@ _NAMES = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
 bitcast_convert_type cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos cosh
 digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac imag integer_pow
-is_finite le le_to lgamma log log1p log2 logistic lt lt_to max min mul name ne neg nextafter not one_minus_square or
+is_finite le le_to lgamma log log1p log2 logistic lt lt_to max min mul name ne neg nextafter not
+one_minus_square or
 population_count polygamma pow real reduce_precision regularized_incomplete_beta rem round rsqrt
 select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
 stop_gradient sub tan tanh xor zeta sharding_constraint reshard mesh_cast pvary
@@ -55,6 +56,9 @@ def known(value: Value, axis: int) -> np.ndarray:
 def _meet(graph: Graph, eqn: Any, ins: Sequence[Value], axis: int, n: int) -> np.ndarray:
     met = [value for value in ins if value.axes and len(value.axes[axis]) == n]
     out = met[0].axes[axis].copy()
+    for value in ins:
+        if value.axes and len(value.axes[axis]) != n:
+            graph.alone(value.axes[axis], eqn)
     for other in met[1:]:
         graph.unite(out, other.axes[axis])
     whole = [np.full(n, value.const) for value in ins]

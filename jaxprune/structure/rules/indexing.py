@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value, where_from
+from jaxprune.structure.graph import Graph, Rule, Step, Value
 from jaxprune.structure.rules.elementwise import known
 
 __all__ = ["RULES"]
@@ -21,7 +21,7 @@ def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> list[Value]:
     indexed = {*numbers.start_index_map, *numbers.collapsed_slice_dims}
     window = [a for a in range(len(x.axes)) if a not in {*numbers.collapsed_slice_dims, *paired}]
     parts = [a for a in window if len(x.axes[a]) != sizes[a] or a in indexed]
-    why = f"looked up by {where_from(eqn)}"
+    why = f"looked up by {graph.where(eqn)}"
     graph.pin([x.axes[a] for a in {*indexed, *parts}] + [indices.axes[-1]], why)
     axes = [_blank(slots) for slots in indices.axes[:-1]]
     for a, place in zip(window, numbers.offset_dims, strict=True):
@@ -36,7 +36,7 @@ def _gather_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any]:
 
 def _dynamic_slice(graph: Graph, eqn: Any, x: Value, *starts: Value) -> list[Value]:
     del starts
-    why = f"looked up by {where_from(eqn)}"
+    why = f"looked up by {graph.where(eqn)}"
     axes = []
     for a, size in enumerate(eqn.params["slice_sizes"]):
         if size == len(x.axes[a]):
@@ -66,7 +66,7 @@ def _dynamic_update_slice(
 
 def _scatter(graph: Graph, eqn: Any, x: Value, indices: Value, update: Value) -> list[Value]:
     numbers = eqn.params["dimension_numbers"]
-    why = f"looked up by {where_from(eqn)}"
+    why = f"looked up by {graph.where(eqn)}"
     apart = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
     window = [a for a in range(len(x.axes)) if a not in apart]
     chosen = numbers.update_window_dims
@@ -78,7 +78,7 @@ def _scatter(graph: Graph, eqn: Any, x: Value, indices: Value, update: Value) ->
 
 def _written(graph: Graph, eqn: Any, x: Value, part: Value, window: Sequence[int]) -> Value:
     """Unite the dimensions that are written whole; keep the others."""
-    why = f"written in part by {where_from(eqn)}"
+    why = f"written in part by {graph.where(eqn)}"
     axes = [_blank(slots) for slots in x.axes]
     for b, a in enumerate(window):
         if len(part.axes[b]) == len(x.axes[a]):

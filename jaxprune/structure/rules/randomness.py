@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all, where_from
+from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all
 
 __all__ = ["RULES"]
 
 
 def _key(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
-    return pin_all(graph, eqn, *ins, why=f"a key of {where_from(eqn)}")
+    return pin_all(graph, eqn, *ins, why=f"a key of {graph.where(eqn)}")
 
 
 def _bits(graph: Graph, eqn: Any, key: Value) -> list[Value]:
-    graph.pin(key.axes, f"a key of {where_from(eqn)}")
+    graph.pin(key.axes, f"a key of {graph.where(eqn)}")
     *_, bits = eqn.outvars
     first = [graph.value(var.aval.shape, pin="a key") for var in eqn.outvars[:-1]]
     return [*first, graph.value(bits.aval.shape)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value, where_from
+from jaxprune.structure.graph import Graph, Rule, Step, Value
 from jaxprune.structure.rules.elementwise import known
 
 __all__ = ["RULES"]
@@ -49,7 +49,7 @@ def _reduce_rebuild(step: Step, arrays: list[Any], cut: Any) -> list[Any]:
 def _argument(graph: Graph, eqn: Any, x: Value) -> list[Value]:
     """Keep the axes that an index is taken along: removal would renumber it."""
     axes = eqn.params["axes"]
-    graph.pin([x.axes[a] for a in axes], f"its index is the result of {where_from(eqn)}")
+    graph.pin([x.axes[a] for a in axes], f"its index is the result of {graph.where(eqn)}")
     kept = tuple(_unknown(axis) for a, axis in enumerate(x.axes) if a not in axes)
     return [Value(kept)]
 
@@ -58,7 +58,7 @@ def _along(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
     """Keep the axis that is worked along (cumulative sums, sorting); the others pass."""
     params = eqn.params
     axis = params["axis"] if "axis" in params else params["dimension"]
-    why = f"its order matters to {where_from(eqn)}"
+    why = f"its order matters to {graph.where(eqn)}"
     outs = []
     for value in ins:
         for a, slots in enumerate(value.axes):
@@ -69,7 +69,7 @@ def _along(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
 
 
 def _top_k(graph: Graph, eqn: Any, x: Value) -> list[Value]:
-    why = f"its order matters to {where_from(eqn)}"
+    why = f"its order matters to {graph.where(eqn)}"
     axis = eqn.params.get("axis", -1) % len(x.axes)
     graph.pin([x.axes[axis]], why)
     outs = []
@@ -92,7 +92,7 @@ def _window(graph: Graph, eqn: Any, x: Value) -> list[Value]:
             strict=True,
         )
     ]
-    why = f"the space of {where_from(eqn)}"
+    why = f"the space of {graph.where(eqn)}"
     graph.pin([axis for axis, stays in zip(x.axes, still, strict=True) if not stays], why)
     name = eqn.primitive.name.replace("reduce_window", "reduce")
     axes = tuple(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all, where_from
+from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all
 from jaxprune.structure.rules.elementwise import known
 
 __all__ = ["RULES", "merge", "split"]
@@ -16,8 +16,10 @@ def _reshape(graph: Graph, eqn: Any, x: Value, *sizes: Value) -> list[Value]:
     """Match the factors of both shapes; merge each block of axes, then split it anew."""
     shape = eqn.outvars[0].aval.shape
     if 0 in shape:
-        return pin_all(graph, eqn, x, *sizes, why=f"the empty array of {where_from(eqn)}")
+        return pin_all(graph, eqn, x, *sizes, why=f"the empty array of {graph.where(eqn)}")
     axes = list(graph.value(shape, pin="an axis of length 1", const=x.const).axes)
+    for slots in x.axes:
+        graph.alone(slots, eqn)
     long = [a for a, slots in enumerate(x.axes) if len(slots) != 1]
     for old, new in _blocks([len(x.axes[a]) for a in long], shape):
         merged = merge(graph, eqn, [_filled(x, long[a]) for a in old])
@@ -48,7 +50,7 @@ def merge(graph: Graph, eqn: Any, axes: Sequence[np.ndarray]) -> np.ndarray:
     living = [a for a, slots in enumerate(axes) if graph.live(slots)]
     free = [a for a, slots in enumerate(axes) if not graph.pinned(slots).any()]
     chosen = (living or free or [0])[0]
-    why = f"merged into another axis by {where_from(eqn)}"
+    why = f"merged into another axis by {graph.where(eqn)}"
     graph.pin([slots for a, slots in enumerate(axes) if a != chosen], why)
     shape = [len(slots) for slots in axes]
     alone = [len(axes[chosen]) if a == chosen else 1 for a in range(len(axes))]
@@ -82,7 +84,7 @@ def split(graph: Graph, eqn: Any, axis: np.ndarray, shape: Sequence[int]) -> lis
     out["const"] = np.where(
         np.all(rows["const"] == out["const"][:, None], axis=1), out["const"], np.nan
     )
-    why = f"within a block of {where_from(eqn)}"
+    why = f"within a block of {graph.where(eqn)}"
     return [out if f == factor else graph.value((n,), pin=why).axes[0] for f, n in enumerate(shape)]
 
 

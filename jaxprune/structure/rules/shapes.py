@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value, where_from
+from jaxprune.structure.graph import Graph, Rule, Step, Value
 from jaxprune.structure.rules.elementwise import known
 
 __all__ = ["RULES"]
@@ -18,14 +18,15 @@ def _transpose(graph: Graph, eqn: Any, x: Value) -> list[Value]:
 
 
 def _squeeze(graph: Graph, eqn: Any, x: Value) -> list[Value]:
-    del graph
     gone = {d % len(x.axes) for d in eqn.params["dimensions"]}
+    for a in gone:
+        graph.alone(x.axes[a], eqn)
     return [Value(tuple(axis for a, axis in enumerate(x.axes) if a not in gone), x.const)]
 
 
 def _rev(graph: Graph, eqn: Any, x: Value) -> list[Value]:
     turned = eqn.params["dimensions"]
-    why = f"its order matters to {where_from(eqn)}"
+    why = f"its order matters to {graph.where(eqn)}"
     graph.pin([x.axes[a] for a in turned], why)
     return [Value(tuple(s[::-1] if a in turned else s for a, s in enumerate(x.axes)), x.const)]
 
@@ -37,6 +38,8 @@ def _broadcast(graph: Graph, eqn: Any, x: Value, *sizes: Value) -> list[Value]:
     for slots, place in zip(x.axes, eqn.params["broadcast_dimensions"], strict=True):
         if len(slots) == len(axes[place]):
             axes[place] = slots
+        else:
+            graph.alone(slots, eqn)
     return [Value(tuple(axes), x.const)]
 
 
@@ -75,7 +78,7 @@ def _concatenate(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
 def _stack(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
     """The places in a stack stay: each holds another array."""
     place = eqn.params["axis"] % (len(ins[0].axes) + 1)
-    (new,) = graph.value((len(ins),), pin=f"stacked by {where_from(eqn)}").axes
+    (new,) = graph.value((len(ins),), pin=f"stacked by {graph.where(eqn)}").axes
     axes = []
     for a, first in enumerate(ins[0].axes):
         out = first.copy()
@@ -88,7 +91,7 @@ def _stack(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
 
 def _unstack(graph: Graph, eqn: Any, x: Value) -> list[Value]:
     place = eqn.params["axis"] % len(x.axes)
-    graph.pin([x.axes[place]], f"unstacked by {where_from(eqn)}")
+    graph.pin([x.axes[place]], f"unstacked by {graph.where(eqn)}")
     return [Value((*x.axes[:place], *x.axes[place + 1 :]), x.const) for _ in eqn.outvars]
 
 
@@ -155,7 +158,7 @@ def _pad(graph: Graph, eqn: Any, x: Value, filler: Value) -> list[Value]:
         if any(b != a for b in padded):
             out["const"] = _agreed(out["const"], np.full(len(out), filler.const))
         if inside:
-            why = f"spread out by {where_from(eqn)}"
+            why = f"spread out by {graph.where(eqn)}"
             graph.pin([out], why)
             out = graph.value((eqn.outvars[0].aval.shape[a],), pin=why).axes[0]
         else:
