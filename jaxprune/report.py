@@ -281,7 +281,8 @@ def _draw_layers(axes: "Axes", rows: Sequence[Layer]) -> None:
 
 def _draw_inputs(axes: "Axes", inputs: np.ndarray) -> None:
     image = axes.imshow(inputs, cmap="cividis", vmin=0)
-    axes.figure.colorbar(image, ax=axes, panchor=(0.0, 0.5))
+    axes.set_anchor("W")
+    axes.figure.colorbar(image, cax=axes.inset_axes((1.06, 0, 0.06, 1)))
     axes.set(xticks=[], yticks=[])
     axes.set_title("Weights left at each input", **_TITLE)
 

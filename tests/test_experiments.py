@@ -48,10 +48,16 @@ TINY = Config(
     checkpoint_every=7,
 )
 PRUNED = dataclasses.replace(TINY, sparsities=(0.9,))
+ON_TWO = dataclasses.replace(PRUNED, devices=2)
+CONFIGS = {"pruned": PRUNED, "on two devices": ON_TWO}  # by name, for a process takes no function
 
 
 def go(config: Config, out: Path) -> None:
     run.run("tiny", config, run.Place(out=out))
+
+
+def go_by_name(config: str, out: Path) -> None:
+    go(CONFIGS[config], out)
 
 
 @pytest.fixture(name="finished", scope="module")
@@ -137,8 +143,8 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["experiments.run", "sklearn.datasets"])
 
-        def start(*arguments: Any) -> Any:
-            process = context.Process(target=go, args=arguments, daemon=True)
+        def start(config: str, out: Path) -> Any:
+            process = context.Process(target=go_by_name, args=(config, out), daemon=True)
             process.start()
             return process
 
@@ -168,8 +174,8 @@ def test_a_run_killed_several_times_ends_bit_for_bit_like_an_unbroken_one(
 ) -> None:
     out = tmp_path / "killed"
     moments = np.random.default_rng().uniform(0, 0.15, size=3).tolist()
-    kills = sum(kill_once(children(PRUNED, out), out, moment) for moment in moments)
-    last = children(PRUNED, out)
+    kills = sum(kill_once(children("pruned", out), out, moment) for moment in moments)
+    last = children("pruned", out)
     last.join()
     assert last.exitcode == 0 and kills >= 2, moments
     assert final(out) == final(finished), moments
@@ -179,7 +185,7 @@ def test_a_run_killed_several_times_ends_bit_for_bit_like_an_unbroken_one(
 def test_two_devices_train_like_one(
     finished: Path, children: Callable[..., Any], tmp_path: Path
 ) -> None:
-    process = children(dataclasses.replace(PRUNED, devices=2), tmp_path / "two")
+    process = children("on two devices", tmp_path / "two")
     process.join()
     (two,), (_, one) = results_of(tmp_path / "two")["trainings"], results_of(finished)["trainings"]
     assert results_of(tmp_path / "two")["device"]["count"] == 2
@@ -217,9 +223,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     config = dataclasses.replace(
         TINY, optimizer=break_at_21, sparsities=(0.0,), checkpoint_every=10
     )
-    with pytest.raises(ValueError, match=r"not finite at step 22 \(dense, seed 0\).*of step 10 in"):
+    with pytest.raises(ValueError, match=r"not finite at step 22 \(dense, seed 0\).*of step 20 in"):
         go(config, tmp_path / "broken")
-    assert newest(tmp_path / "broken") == 10
+    assert newest(tmp_path / "broken") == 20
     assert metrics(tmp_path / "broken", "0-0") == ""
 
 

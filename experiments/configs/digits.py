@@ -15,6 +15,7 @@ config = Config(
     data="digits",
     epochs=60,
     batch=64,
+    learning_rate=5e-3,
     prune_every=20,
     sparsities=(0.0, 0.95),
 )

@@ -13,8 +13,9 @@ __all__ = ["config"]
 config = Config(
     model=lenet5,
     data="mnist",
-    epochs=8,
+    epochs=5,
+    learning_rate=2e-3,
     sparsities=(0.0, 0.9, 0.95, 0.98, 0.99),
     seeds=(0, 1, 2),
-    prune_every=100,
+    prune_every=50,
 )
