@@ -118,7 +118,10 @@ def normed(h):
 INEXACT = {
     "softmax": (lambda p, x: jax.nn.softmax(x @ p["p0"]) @ p["p1"], (6, 2)),
     "a norm that subtracts the mean first": (lambda p, x: normed(x @ p["p0"]) @ p["p1"], (6, 2)),
-    "the largest": (lambda p, x: (x @ p["p0"] - 9 + p["p1"]).max(-1, keepdims=True) * x, (6,)),
+    "the largest": (
+        lambda p, x: x * (1 + (-((x @ p["p0"]) ** 2) - p["p1"] ** 2).max(-1)[:, None]),
+        (6,),
+    ),
 }
 
 
@@ -398,3 +401,80 @@ def test_a_function_that_cannot_be_traced_says_what_to_do(params, x):
 def test_an_unpickled_plan_asks_for_its_function(plan, params):
     with refused("plan.attach"):
         structure.shrink(pickle.loads(pickle.dumps(plan)), params, KEEP)
+
+
+# Folding.
+
+
+def biased(params, x):
+    x = jnp.tanh(x @ params["w1"] + params["b1"])
+    return jax.nn.softplus(x @ params["w2"] + params["b2"]) @ params["w3"] + params["b3"]
+
+
+def convolved(padding):
+    def fn(params, x):
+        x = x[:, :, None, None] * jnp.ones((1, 1, 4, 2))
+        for i, act in ((1, jnp.tanh), (2, lambda x: x)):
+            x = jax.lax.conv_general_dilated(
+                x, params[f"w{i}"], (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = act((x - params[f"m{i}"]) * params[f"s{i}"] + params[f"b{i}"])
+        return x.sum((1, 2))
+
+    return fn
+
+
+def drawn(**shapes):
+    rng = np.random.default_rng(0)
+    return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+
+
+def test_dead_units_fold_into_the_next_bias(x):
+    own = drawn(w1=(3, 6), b1=(6,), w2=(6, 5), b2=(5,), w3=(5, 2), b3=(2,))
+    keep = {"w1:1": np.arange(6) > 2, "w2:1": np.arange(5) < 3}
+    own["w1"] = own["w1"] * keep["w1:1"]
+    own["w2"] = own["w2"] * keep["w2:1"]
+    plan = structure.plan(biased, own, x)
+    small_fn, small = structure.shrink(plan, structure.fold(plan, own, keep, x), keep)
+    rows = 3 * jnp.concatenate([x, x])
+    np.testing.assert_allclose(small_fn(small, rows), biased(own, rows), rtol=1e-5, atol=1e-5)
+
+
+CONVOLVED = {"w1": (2, 2, 2, 4), "w2": (2, 2, 4, 3)} | {
+    f"{name}{i}": (width,) for i, width in ((1, 4), (2, 3)) for name in "msb"
+}
+
+
+def test_dead_channels_fold_into_a_running_mean(x):
+    own = drawn(**CONVOLVED)
+    keep = {"w1:3": np.array([True, False, False, True])}
+    own["w1"] = own["w1"] * keep["w1:3"]
+    fn = convolved("VALID")
+    plan = structure.plan(fn, own, x)
+    folded = structure.fold(plan, own, keep, x)
+    assert not np.allclose(folded["m2"], own["m2"])
+    small_fn, small = structure.shrink(plan, folded, keep)
+    np.testing.assert_allclose(small_fn(small, 2 * x), fn(own, 2 * x), rtol=1e-4, atol=1e-4)
+
+
+def test_folding_at_padded_borders_is_refused_and_named(x):
+    own = drawn(**CONVOLVED)
+    keep = {"w1:3": np.array([True, False, False, True])}
+    own["w1"] = own["w1"] * keep["w1:3"]
+    plan = structure.plan(convolved("SAME"), own, x)
+    with refused("`conv_general_dilated` .*test_structure.py.* no constant at the borders"):
+        structure.fold(plan, own, keep, x)
+    structure.fold(plan, own, keep, x, borders=True)
+
+
+def test_a_unit_that_is_alive_is_not_folded(x):
+    own = drawn(w1=(3, 6), b1=(6,), w2=(6, 5), b2=(5,), w3=(5, 2), b3=(2,))
+    plan = structure.plan(biased, own, x)
+    with refused("A removed unit is not dead: what it sends to `dot_general`"):
+        structure.fold(plan, own, {"w1:1": np.arange(6) > 2}, x)
+
+
+def test_a_constant_without_a_bias_to_hold_it_is_refused(params, x):
+    own = params | {"w1": params["w1"].at[:, 0].set(0), "b1": params["b1"].at[0].set(1.0)}
+    with refused("No bias follows `dot_general`"):
+        structure.fold(structure.plan(mlp, own, x), own, {"w1:1": np.arange(6) > 0}, x)

@@ -1,5 +1,6 @@
 """Removal: from any JAX function to a smaller one, with a proof that it computes the same."""
 
+from jaxprune.structure.fold import fold as fold
 from jaxprune.structure.groups import Group as Group
 from jaxprune.structure.groups import Member as Member
 from jaxprune.structure.plan import Keep as Keep

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.interpreters import partial_eval
 
 from jaxprune._tree import names
@@ -40,6 +41,7 @@ def walk(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     protect: Callable[[str, Any], bool] | None = None,
+    held: Callable[[str, int], np.ndarray] | None = None,
 ) -> Traced:
     """Trace `fn(params, *args, **kwargs)` and apply the rules along its jaxpr.
 
@@ -49,6 +51,8 @@ def walk(
         args: its other inputs, arrays or shapes.
         kwargs: its inputs by keyword.
         protect: predicate on (name, leaf) of the parameters that must keep their shapes.
+        held: `held(name, axis)`, what a parameter holds at each index once it is removed; 0 by
+            default, as masks leave it.
 
     Returns:
         The walk.
@@ -64,6 +68,9 @@ def walk(
         name: _leaf(graph, leaf, protected=protect is not None and protect(name, leaf))
         for name, leaf in zip(names(params), jax.tree.leaves(params), strict=True)
     }
+    for name, value in leaves.items() if held else ():
+        for a, axis in enumerate(value.axes):
+            axis["const"] = held(name, a)  # type: ignore[misc]
     others = jax.tree.leaves((tuple(args), dict(kwargs)))
     rest = [graph.value(jnp.shape(x), pin="an input of the function") for x in others]
     ins = [*leaves.values(), *rest]

@@ -1,0 +1,236 @@
+"""Folding: a dead unit still sends a constant, `act(bias)`; the next bias can hold it."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune._tree import map_named, named_leaves
+from jaxprune._types import Params
+from jaxprune.structure.graph import Graph, Step, Tape, Value
+from jaxprune.structure.plan import Keep, Kept, Plan, checked_params, kept_indices
+from jaxprune.structure.rules.elementwise import known
+from jaxprune.structure.trace import Traced, walk
+from jaxprune.structure.units import masks
+
+__all__ = ["fold"]
+
+
+def fold(
+    plan: Plan,
+    params: Params,
+    keep: Keep,
+    *args: Any,
+    borders: bool = False,
+    tolerance: float = 1e-4,
+    **kwargs: Any,
+) -> Params:
+    """Move what dead units send into the biases that follow, and set the units to zero.
+
+    A unit is dead when nothing that it sends depends on the input: its incoming weights are zero,
+    whatever its bias or its norm holds. The constant c that it sends is pushed through the jaxpr
+    to the next product, where it adds `c * W` to the sum; the bias that is added to that sum (or
+    the running mean that is subtracted) takes it over. After that `shrink` is exact.
+
+    Args:
+        plan: the plan, with its function.
+        params: concrete parameters in which the units to remove are dead.
+        keep: group name -> booleans over the units.
+        *args: inputs; the folded function is compared with the first one on them.
+        borders: fold through convolutions with padding too, which is right everywhere but at
+            the borders of the image.
+        tolerance: the largest difference allowed on `args`, relative to the outputs; not asked
+            for where `borders` is set.
+        **kwargs: inputs by keyword.
+
+    Returns:
+        Parameters of the same shapes, with every removed unit zero.
+
+    Raises:
+        ValueError: naming the equation, if a unit is not dead, if a padded convolution follows, if
+            no bias follows, or if the folded function differs on `args`.
+
+    References:
+        Folding of constant channels: Bragagnolo and Barbano, "Simplify" (SoftwareX 2022), there
+        for convolutions with batch norm in torch. By jaxpr: ours.
+
+    Example:
+        >>> from jaxprune import structure
+        >>> def mlp(params, x):
+        ...     return jnp.maximum(x @ params["w1"] + params["b1"], 0) @ params["w2"] + params["b2"]
+        >>> params = {"w1": jnp.zeros((3, 2)), "b1": jnp.ones(2), "w2": jnp.ones((2, 2))}
+        >>> params["b2"], x = jnp.zeros(2), jnp.ones((1, 3))
+        >>> plan = structure.plan(mlp, params, x)
+        >>> folded = structure.fold(plan, params, {"w1:1": np.array([True, False])}, x)
+        >>> folded["b2"].tolist(), folded["b1"].tolist()
+        ([1.0, 1.0], [1.0, 0.0])
+    """
+    checked_params(plan, params)
+    kept = kept_indices(plan, keep)
+    leaves = {name: np.asarray(leaf) for name, leaf in named_leaves(params)}
+    traced = walk(plan.function, params, args, kwargs, held=_Held(leaves, kept))
+    offsets = _Folding(traced, leaves, _gone(traced, kept), borders).offsets()
+    moved = map_named(
+        lambda name, leaf: leaf + jnp.asarray(offsets.get(name, 0), leaf.dtype), params
+    )
+    folded = jax.tree.map(
+        lambda leaf, mask: jnp.where(mask, leaf, jnp.zeros((), leaf.dtype)) if leaf.ndim else leaf,
+        moved,
+        masks(plan, params, keep),
+    )
+    if not borders:
+        _compare(plan, params, folded, args, kwargs, tolerance)
+    return folded
+
+
+class _Held(NamedTuple):
+    """What the parameters hold at removed indices: a constant where the whole slice is one."""
+
+    leaves: dict[str, np.ndarray]
+    kept: Kept
+
+    def __call__(self, name: str, axis: int) -> np.ndarray:
+        leaf = self.leaves[name]
+        stays = self.kept.get(name, {}).get(axis, np.ones(leaf.shape[axis], bool))
+        rows = np.moveaxis(leaf, axis, 0).reshape(leaf.shape[axis], -1).astype(np.float64)
+        return np.where(np.all(rows == rows[:, :1], axis=1) & ~stays, rows[:, 0], np.nan)
+
+
+class _Folding(NamedTuple):
+    traced: Traced
+    leaves: dict[str, np.ndarray]
+    gone: np.ndarray  # classes
+    borders: bool
+
+    def offsets(self) -> dict[str, np.ndarray]:
+        """Return what each bias takes over."""
+        found: dict[str, np.ndarray] = {}
+        solved = set()
+        for tape, step in _steps(self.traced.tape):
+            if step.eqn.primitive.name in {"dot_general", "conv_general_dilated"}:
+                sent = self._sent(step)
+                if sent is not None:
+                    name, sign = self._bias(tape, step, sent.shape)
+                    found[name] = found.get(name, 0.0) + sign * sent
+                solved.add(self.traced.graph.where(step.eqn))
+        graph = self.traced.graph
+        for ids, text, _ in graph.doubts:
+            if np.isin(graph.find(ids), self.gone).any() and text not in solved:
+                raise ValueError(f"A removed unit changes {text}; keep that unit.")
+        return found
+
+    def _sent(self, step: Step) -> np.ndarray | None:
+        """Return what the removed slots add to the sum of a product, for each output channel."""
+        image, kernel = step.ins
+        summed = _summed(step)
+        touched = [(i, j) for i, j in summed if self._removed(image.axes[i]).any()]
+        here = self.traced.graph.where(step.eqn)
+        sent = None
+        for i, j in touched:
+            away = self._removed(image.axes[i])
+            const = np.where(away, known(image, i), 0.0)
+            const = np.where(away & (known(kernel, j) == 0), 0.0, const)
+            if not const.any():
+                continue
+            if np.isnan(const).any():
+                raise ValueError(f"A removed unit is not dead: what it sends to {here} varies.")
+            if len(touched) > 1 or (_padded(step.eqn) and not self.borders):
+                raise ValueError(
+                    f"What a removed unit sends to {here} is no constant at the borders or along"
+                    " another removed axis; keep the unit, or allow `borders=True`."
+                )
+            sent = self._product(const, kernel, j, [b for _, b in summed], here)
+        return sent
+
+    def _product(
+        self, const: np.ndarray, kernel: Value, axis: int, summed: list[int], here: str
+    ) -> np.ndarray:
+        name, order = self._leaf(kernel)
+        if name is None:
+            raise ValueError(f"The kernel of {here} is no parameter; keep the removed unit.")
+        weights = np.transpose(self.leaves[name], order).astype(np.float64)
+        weights = weights * const.reshape([-1 if a == axis else 1 for a in range(weights.ndim)])
+        return weights.sum(axis=tuple(summed))
+
+    def _bias(self, tape: Tape, step: Step, shape: tuple[int, ...]) -> tuple[str, int]:
+        """Find the parameter that is added to, or subtracted from, an output; alone."""
+        (out,) = step.eqn.outvars
+        users = [s for s in tape.steps if any(var is out for var in s.eqn.invars)]
+        if len(users) == 1 and users[0].eqn.primitive.name in {"add", "sub"}:
+            (user,) = users
+            first = user.eqn.invars[0] is out
+            long = [axis for axis in user.ins[int(first)].axes if len(axis) > 1]
+            name, _ = self._leaf(Value(tuple(long)))
+            subtracted = user.eqn.primitive.name == "sub"
+            if name and self.leaves[name].shape == shape and (first or not subtracted):
+                return name, -1 if subtracted else 1
+        here = self.traced.graph.where(step.eqn)
+        raise ValueError(
+            f"No bias follows {here}, to hold what a removed unit sends; keep the unit."
+        )
+
+    def _leaf(self, value: Value) -> tuple[str | None, list[int]]:
+        """Find the parameter whose axes, in some order, are those of a value."""
+        firsts = [tuple(axis["id"]) for axis in value.axes]
+        for name, own in self.traced.leaves.items():
+            mine = [tuple(axis["id"]) for axis in own.axes]
+            if firsts and sorted(mine) == sorted(firsts):
+                return name, [mine.index(first) for first in firsts]
+        return None, []
+
+    def _removed(self, axis: np.ndarray) -> np.ndarray:
+        return np.isin(self.traced.graph.find(axis["id"]), self.gone)
+
+
+def _summed(step: Step) -> list[tuple[int, int]]:
+    """Pair the axes of image and kernel that a product sums over; a window pairs with its space."""
+    params = step.eqn.params
+    numbers = params["dimension_numbers"]
+    if step.eqn.primitive.name == "dot_general":
+        return list(zip(*numbers[0], strict=True))
+    _, *image = numbers.lhs_spec
+    _, *kernel = numbers.rhs_spec
+    return list(zip(image, kernel, strict=True))
+
+
+def _padded(eqn: Any) -> bool:
+    if eqn.primitive.name == "dot_general":
+        return False
+    flat = all(tuple(pad) == (0, 0) for pad in eqn.params["padding"])
+    return not (flat and math.prod(eqn.params["lhs_dilation"]) == 1) or (
+        eqn.params["feature_group_count"] > 1
+    )
+
+
+def _steps(tape: Tape) -> Iterator[tuple[Tape, Step]]:
+    for step in tape.steps:
+        yield tape, step
+        for inner in step.inner[:1]:
+            yield from _steps(inner)
+
+
+def _gone(traced: Traced, kept: Kept) -> np.ndarray:
+    graph: Graph = traced.graph
+    parts = [
+        traced.leaves[name].axes[axis]["id"][~stays]
+        for name, axes in kept.items()
+        for axis, stays in axes.items()
+    ]
+    return np.unique(graph.find(np.concatenate([np.zeros(0, np.int64), *parts])))
+
+
+def _compare(
+    plan: Plan, params: Params, folded: Params, args: Any, kwargs: Any, tolerance: float
+) -> None:
+    fn = jax.jit(plan.function)
+    before, after = (jax.tree.leaves(fn(p, *args, **kwargs)) for p in (params, folded))
+    for left, right in zip(before, after, strict=True):
+        gap, size = np.max(np.abs(left - right), initial=0), np.max(np.abs(left), initial=1e-30)
+        if left.shape and not gap <= tolerance * size:
+            raise ValueError(
+                f"The folded function differs by {gap:.1e} where outputs reach {size:.1e}: some"
+                " removed unit is not dead or a bias is shared; keep such units."
+            )
