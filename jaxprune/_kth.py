@@ -50,6 +50,8 @@ class Bracket(NamedTuple):
         hi: int32, inclusive upper end: fewer than enough keys lie above it.
         above_lo: int32, this leaf's keys above `lo`.
         above_hi: int32, this leaf's keys above `hi`.
+        sum_lo: int32, the keys above `lo` that count towards the goal.
+        sum_hi: int32, the keys above `hi` that count towards the goal.
         goal: int32, how many keys are enough, in the scope or, once `own`, in the leaf.
         own: bool, whether the goal is the leaf's own.
         slow: bool, whether the last pass narrowed little: spread the next one evenly.
@@ -59,9 +61,15 @@ class Bracket(NamedTuple):
     hi: Array
     above_lo: Array
     above_hi: Array
+    sum_lo: Array
+    sum_hi: Array
     goal: Array
     own: Array
     slow: Array
+
+    def open(self) -> Array:
+        """Return bool (leaves,): is the cut still to be found?"""
+        return (self.sum_lo != self.goal) & (self.hi - self.lo != 1)
 
 
 def order_keys(scores: Array, gone: Array | None = None) -> Array:
@@ -90,34 +98,11 @@ def order_keys(scores: Array, gone: Array | None = None) -> Array:
     return keys if gone is None else jnp.where(gone, GONE, keys)
 
 
-def whole(sizes: Sequence[int], goal: Array, own: bool) -> Bracket:
-    """Return the bracket that holds every key; where nothing is kept, it is closed at the top.
-
-    Args:
-        sizes: number of keys of each leaf.
-        goal: int32 (leaves,), how many keys the leaf, or its scope, keeps.
-        own: whether the goal is the leaf's own.
-
-    Returns:
-        The bracket.
-    """
-    nothing = goal == 0
-    return Bracket(
-        lo=jnp.where(nothing, HIGHEST, LOWEST),
-        hi=jnp.full_like(goal, HIGHEST),
-        above_lo=jnp.where(nothing, 0, jnp.asarray(sizes, jnp.int32)),
-        above_hi=jnp.zeros_like(goal),
-        goal=goal,
-        own=jnp.full(goal.shape, own),
-        slow=jnp.zeros(goal.shape, bool),
-    )
-
-
 class Scopes(NamedTuple):
     """Which leaves compete with each other, and what each of them counts for at least and at most.
 
     Attributes:
-        of_leaf: static int (leaves,), the scope of each leaf, numbered from 0.
+        of_leaf: static int (leaves,), the scope of each leaf.
         least: int32 (leaves,), a leaf counts for at least as many keys as this.
         most: int32 (leaves,), a leaf counts for at most as many keys as this.
     """
@@ -125,6 +110,41 @@ class Scopes(NamedTuple):
     of_leaf: np.ndarray
     least: Array
     most: Array
+
+    def mates(self) -> np.ndarray:
+        """Return bool (leaves, leaves): are two leaves of one scope?"""
+        return self.of_leaf[:, None] == self.of_leaf
+
+    def total(self, counts: Array) -> Array:
+        """Return (leaves, lanes): counts within their bounds, summed over each leaf's scope."""
+        bounded = jnp.clip(counts, self.least[:, None], self.most[:, None])
+        return self.mates().astype(np.int32) @ bounded
+
+
+def whole(sizes: Sequence[int], goal: Array, scopes: Scopes | None = None) -> Bracket:
+    """Return the bracket that holds every key; where nothing is kept, it is closed at the top.
+
+    Args:
+        sizes: number of keys of each leaf.
+        goal: int32 (leaves,), how many keys the leaf, or its scope, keeps.
+        scopes: the scopes whose goals these are; the leaves' own by default.
+
+    Returns:
+        The bracket.
+    """
+    nothing, none = goal == 0, jnp.zeros_like(goal)
+    counts = jnp.where(nothing, 0, jnp.asarray(sizes, jnp.int32))
+    return Bracket(
+        lo=jnp.where(nothing, HIGHEST, LOWEST),
+        hi=jnp.full_like(goal, HIGHEST),
+        above_lo=counts,
+        above_hi=none,
+        sum_lo=counts if scopes is None else scopes.total(counts[:, None])[:, 0],
+        sum_hi=none if scopes is None else scopes.total(none[:, None])[:, 0],
+        goal=goal,
+        own=jnp.full(goal.shape, scopes is None),
+        slow=jnp.zeros(goal.shape, bool),
+    )
 
 
 def narrow(
@@ -149,61 +169,39 @@ def narrow(
     """
     sizes = np.array([key.size for key in jax.eval_shape(keys, operands)], np.int32)
 
-    def total(counts: Array, own: Array) -> Array:
-        return counts if scopes is None else _pick(own, counts, _total(counts, scopes))
-
-    def unfinished(at: Bracket) -> Array:
-        return (total(at.above_lo, at.own) != at.goal) & (at.hi - at.lo != 1)
-
-    def settle(at: Bracket) -> Bracket:
-        return (
-            at if scopes is None else _where(at.own | unfinished(at), at, _share(at, scopes, sizes))
-        )
-
     def step(carry: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         at, passes = carry
-        thresholds = _thresholds(at, total(at.above_lo, at.own), total(at.above_hi, at.own))
         # The barrier keeps the small arithmetic out of the loop over the entries, and the keys,
         # which change with no pass, in it: XLA would compute them ahead and store them.
-        lanes, top, inputs = lax.optimization_barrier((thresholds, at.hi, operands))
+        lanes, top, inputs = lax.optimization_barrier((_thresholds(at), at.hi, operands))
         above, highest = count(lanes, top, *keys(inputs))
+        sums = above
         if scopes is not None:
-            highest = _pick(
-                at.own, highest, jax.ops.segment_max(highest, *_segments(scopes))[scopes.of_leaf]
-            )
-        moved = _move(at, thresholds, above, total(above, at.own) >= at.goal[:, None])
-        # No key lies between the highest and `hi`, so that a plateau of ties is soon at the end.
-        moved = moved._replace(hi=jnp.minimum(moved.hi, highest))
-        return settle(_where(unfinished(at), moved, at)), passes + 1
+            sums = jnp.where(at.own[:, None], above, scopes.total(above))
+            of_scope = jnp.max(jnp.where(scopes.mates(), highest, LOWEST), axis=1)
+            highest = jnp.where(at.own, highest, of_scope)
+        at = _where(at.open(), _move(at, lanes, above, sums, highest), at)
+        if scopes is not None:
+            at = _where(at.own | at.open(), at, _share(at, scopes, sizes))
+        return at, passes + 1
 
-    start = (settle(bracket), jnp.int32(0))
-    return lax.while_loop(lambda carry: jnp.any(unfinished(carry[0])), step, start)
+    return lax.while_loop(
+        lambda carry: jnp.any(carry[0].open() | ~carry[0].own), step, (bracket, jnp.int32(0))
+    )
 
 
 def before(values: Array, scope: np.ndarray) -> Array:
     """Return, for each leaf, the sum over the earlier leaves of its scope.
 
     Args:
-        values: (leaves,), numbers.
-        scope: int (leaves,), the scope of each leaf.
+        values: int32 (leaves,).
+        scope: static int (leaves,), the scope of each leaf.
 
     Returns:
-        (leaves,), of the dtype of `values`.
+        int32 (leaves,).
     """
-    order = np.argsort(scope, kind="stable")
-    ahead = jnp.cumsum(values[order]) - values[order]
-    first = np.searchsorted(scope[order], scope[order])
-    return (ahead - ahead[first])[np.argsort(order)]
-
-
-def _segments(scopes: Scopes) -> tuple[np.ndarray, int]:
-    return scopes.of_leaf, int(scopes.of_leaf.max()) + 1
-
-
-def _total(counts: Array, scopes: Scopes) -> Array:
-    """Return (leaves, ...) sums over each leaf's scope of the counts, each within its bounds."""
-    bounded = jnp.clip(counts.T, scopes.least, scopes.most).T
-    return jax.ops.segment_sum(bounded, *_segments(scopes))[scopes.of_leaf]
+    earlier = np.tril(scope[:, None] == scope, -1)
+    return earlier.astype(np.int32) @ values
 
 
 def _share(at: Bracket, scopes: Scopes, sizes: np.ndarray) -> Bracket:
@@ -214,25 +212,28 @@ def _share(at: Bracket, scopes: Scopes, sizes: np.ndarray) -> Bracket:
     """
     base = jnp.clip(at.above_hi, scopes.least, scopes.most)
     room = jnp.clip(at.above_lo, scopes.least, scopes.most) - base
-    rest = at.goal - _total(at.above_hi, scopes)
-    goal = base + jnp.clip(rest - before(room, scopes.of_leaf), 0, room)
+    goal = base + jnp.clip(at.goal - at.sum_hi - before(room, scopes.of_leaf), 0, room)
     below, over = goal > at.above_lo, goal < at.above_hi
+    above_lo = jnp.where(below, sizes, jnp.where(over, at.above_hi, at.above_lo))
+    above_hi = jnp.where(below, at.above_lo, jnp.where(over, 0, at.above_hi))
     return Bracket(
         lo=jnp.where(below, LOWEST, jnp.where(over, at.hi, at.lo)),
         hi=jnp.where(below, at.lo, jnp.where(over, HIGHEST, at.hi)),
-        above_lo=jnp.where(below, sizes, jnp.where(over, at.above_hi, at.above_lo)),
-        above_hi=jnp.where(below, at.above_lo, jnp.where(over, 0, at.above_hi)),
+        above_lo=above_lo,
+        above_hi=above_hi,
+        sum_lo=above_lo,
+        sum_hi=above_hi,
         goal=goal,
         own=jnp.ones_like(at.own),
         slow=jnp.zeros_like(at.slow),
     )
 
 
-def _thresholds(at: Bracket, above_lo: Array, above_hi: Array) -> Array:
+def _thresholds(at: Bracket) -> Array:
     """Return int32 (leaves, 5) ascending thresholds inside the brackets, the last at `hi - 1`."""
-    width = at.hi.astype(jnp.uint32) - at.lo.astype(jnp.uint32)
-    inside = jnp.maximum(above_lo - above_hi, 1).astype(jnp.float32)
-    share = (above_lo - at.goal).astype(jnp.float32) / inside
+    width = _width(at.lo, at.hi)
+    inside = jnp.maximum(at.sum_lo - at.sum_hi, 1).astype(jnp.float32)
+    share = (at.sum_lo - at.goal).astype(jnp.float32) / inside
     # The k-th of m spread evenly deviates by the first term; over an octave the density bends.
     sampling = jnp.sqrt(jnp.maximum(share * (1 - share), 1 / inside) / inside)
     deviation = jnp.hypot(sampling, width.astype(jnp.float32) / (16 * _OCTAVE))
@@ -247,29 +248,33 @@ def _thresholds(at: Bracket, above_lo: Array, above_hi: Array) -> Array:
     return jnp.concatenate([inner, at.hi[:, None] - 1], axis=1)
 
 
-def _move(at: Bracket, thresholds: Array, above: Array, enough: Array) -> Bracket:
-    """Move both ends to the closest thresholds: `lo` to the last with enough keys above it."""
+def _move(at: Bracket, lanes: Array, above: Array, sums: Array, highest: Array) -> Bracket:
+    """Move both ends to the closest thresholds; counts fall as thresholds rise."""
+    enough = sums >= at.goal[:, None]
 
-    def take(table: Array, column: Array) -> Array:
-        clipped = jnp.clip(column, 0, table.shape[1] - 1)
-        return jnp.take_along_axis(table, clipped[:, None], axis=1)[:, 0]
+    def lower(rows: Array, end: Array, choose: Callable[..., Array]) -> Array:
+        return choose(jnp.where(enough, rows, end[:, None]), axis=1)
 
-    last = jnp.sum(enough, axis=1) - 1
-    none, every = last < 0, last == thresholds.shape[1] - 1
-    lo = jnp.where(none, at.lo, take(thresholds, last))
-    hi = jnp.where(every, at.hi, take(thresholds, last + 1))
-    width = at.hi.astype(jnp.uint32) - at.lo.astype(jnp.uint32)
+    def upper(rows: Array, end: Array, choose: Callable[..., Array]) -> Array:
+        return choose(jnp.where(enough, end[:, None], rows), axis=1)
+
+    lo, hi = lower(lanes, at.lo, jnp.max), upper(lanes, at.hi, jnp.min)
+    # No key lies between the highest and `hi`: moved there, a plateau of ties is soon at the end.
+    hi = jnp.minimum(hi, highest)
+    width, was = _width(lo, hi), _width(at.lo, at.hi)
     return at._replace(
         lo=lo,
         hi=hi,
-        above_lo=jnp.where(none, at.above_lo, take(above, last)),
-        above_hi=jnp.where(every, at.above_hi, take(above, last + 1)),
-        slow=(hi.astype(jnp.uint32) - lo.astype(jnp.uint32)) > width // 4,
+        above_lo=lower(above, at.above_lo, jnp.min),
+        above_hi=upper(above, at.above_hi, jnp.max),
+        sum_lo=lower(sums, at.sum_lo, jnp.min),
+        sum_hi=upper(sums, at.sum_hi, jnp.max),
+        slow=width > was // 4,
     )
 
 
-def _pick(choice: Array, yes: Array, no: Array) -> Array:
-    return jnp.where(choice.reshape(-1, *(1,) * (yes.ndim - 1)), yes, no)
+def _width(lo: Array, hi: Array) -> Array:
+    return hi.astype(jnp.uint32) - lo.astype(jnp.uint32)
 
 
 def _where(choice: Array, yes: Bracket, no: Bracket) -> Bracket:

@@ -134,15 +134,15 @@ def _near_misses(where: Where, tree: Any) -> str:
     have = names(tree)
     code = getattr(where, "__code__", None)
     wanted = [text for text in getattr(code, "co_consts", ()) if isinstance(text, str)]
-    close = [
-        name
-        for text in wanted
-        for name in have
-        if difflib.get_close_matches(text, [name, *name.split("/")], cutoff=0.6)
-    ]
+    close = [name for text in wanted for name in difflib.get_close_matches(text, have, cutoff=0.8)]
+    close += [name for text in wanted for name in have if _resembles(text, name.split("/"))]
     shown = list(dict.fromkeys(close or have))[:5]
     return (
         ("did you mean " if close else "the leaves are ")
         + ", ".join(map(repr, shown))
         + ("?" if close else (", ..." if len(have) > 5 else "."))
     )
+
+
+def _resembles(text: str, parts: list[str]) -> bool:
+    return bool(difflib.get_close_matches(text, parts, cutoff=0.6))

@@ -19,7 +19,7 @@ Scores = Any
 """A pytree shaped like `Params` of real arrays; higher = more worth keeping."""
 
 Schedule = Callable[[Any], Any]
-"""`step -> value`: an int32 scalar (updates so far) to a float32 scalar; any optax schedule is one."""
+"""`step -> value`: int32 scalar (updates so far) to float32 scalar; as optax schedules."""
 
 Where = Callable[[str, Array], bool]
 """`where(path, leaf)`: does this leaf take part? `path` reads like `"block_1/conv/kernel"`."""

@@ -266,10 +266,9 @@ def _largest_remainders(ideal: Array, sizes: np.ndarray, total: Array) -> Array:
     """Round to integers that sum to `total`; what float32 cannot hold goes to leaves in order."""
     # A breath below the ideal, so that rounding in float32 never overshoots the total.
     floors = jnp.clip(jnp.floor(ideal * (1 - 1e-6)), 0, sizes).astype(jnp.int32)
-    room = sizes.astype(np.int32) - floors
+    room = jnp.asarray(sizes, jnp.int32) - floors
     rank = jnp.argsort(jnp.argsort(-jnp.where(room > 0, ideal - floors, -1), stable=True))
     floors += (rank < total - jnp.sum(floors)) & (room > 0)
-    room = sizes.astype(np.int32) - floors
-    return floors + jnp.clip(
-        total - jnp.sum(floors) - before(room, np.zeros(len(sizes), int)), 0, room
-    )
+    room = jnp.asarray(sizes, jnp.int32) - floors
+    left = total - jnp.sum(floors) - before(room, np.zeros(len(sizes), int))
+    return floors + jnp.clip(left, 0, room)

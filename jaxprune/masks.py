@@ -159,15 +159,12 @@ def sparsity(masks: Masks) -> Array:
 
     Returns:
         float32 scalar in [0, 1]; 0 if no leaf takes part.
-
-    Example:
-        >>> sparsity({"w": jnp.array([True, False]), "b": jnp.array(True)})
-        Array(0.5, dtype=float32)
     """
     leaves = [mask for mask in jax.tree.leaves(masks) if mask.ndim]
     # Each leaf's share, not a sum of counts: int32 overflows beyond two billion weights.
     total = max(sum(mask.size for mask in leaves), 1)
-    return sum((_removed(mask) / jnp.float32(total) for mask in leaves), jnp.float32(0))
+    shares = [_removed(mask) / jnp.float32(total) for mask in leaves]
+    return reduce(jnp.add, shares, jnp.float32(0))
 
 
 class Row(NamedTuple):
@@ -230,7 +227,7 @@ def pack(masks: Masks) -> Any:
 
 
 def unpack(packed: Any, params: Params) -> Masks:
-    """Return the masks that `pack` has packed; masks that are not packed are returned as they are.
+    """Return the masks that `pack` has packed; others are returned as they are.
 
     Args:
         packed: a tree from `pack`.

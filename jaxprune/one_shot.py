@@ -2,13 +2,12 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxprs_in_params
 
 from jaxprune import scores
 from jaxprune._tree import chosen, is_kernel, key_for, named_leaves, same_structure
@@ -208,15 +207,15 @@ def _by_leaf(
 ) -> dict[str, dict[str, Array]]:
     """Turn trees by argument into arguments by leaf, for the leaves that are flagged."""
     columns = {name: jax.tree.leaves(tree) for name, tree in trees.items()}
+    sites = [(i, *named) for i, named in enumerate(named_leaves(trees["param"])) if flags[i]]
     arguments = {}
-    for i, (name, leaf) in enumerate(named_leaves(trees["param"])):
-        if flags[i]:
-            given = {argument: column[i] for argument, column in columns.items()}
-            if "mask" in given:
-                given["mask"] = jnp.broadcast_to(given["mask"], leaf.shape)
-            if key is not None:
-                given["key"] = key_for(key, name)
-            arguments[name] = given
+    for i, name, leaf in sites:
+        given = {argument: column[i] for argument, column in columns.items()}
+        if "mask" in given:
+            given["mask"] = jnp.broadcast_to(given["mask"], leaf.shape)
+        if key is not None:
+            given["key"] = key_for(key, name)
+        arguments[name] = given
     return arguments
 
 
@@ -241,15 +240,16 @@ def _spread(
 
 def _keep(units: Callable[..., Any], arguments: Any, budget: Any) -> list[Array]:
     """Select, with the scores stored unless they are cheaper to compute anew in each pass."""
-    jaxpr = jax.make_jaxpr(units)(arguments)
-    if {equation.primitive.name for equation in _equations(jaxpr.jaxpr)} <= _CHEAP:
+    if set(_primitives(jax.make_jaxpr(units)(arguments).jaxpr)) <= _CHEAP:
         return keep_top_of(units, arguments, budget)
     pooled, gone = units(arguments)
     return keep_top(pooled, budget, gone=gone)
 
 
-def _equations(jaxpr: Any) -> Any:
+def _primitives(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from _equations(inner)
+        yield equation.primitive.name
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _primitives(inner)

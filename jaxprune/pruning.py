@@ -113,44 +113,37 @@ def prune_gradually(
         flags = chosen(where, params)
         map_named(partial(_check_fit, granularity), params, flags)
         masks = jax.tree.map(partial(_full, True, bool), params, flags)
+        totals = jax.tree.map(partial(_full, 0, jnp.float32), params, flags) if accumulate else ()
         return PruneGraduallyState(
             step=jnp.zeros((), jnp.int32),
             sparsity=jnp.zeros((), jnp.float32),
             masks=masks_.pack(masks) if packed else masks,
             key=key if draws else (),
-            scores=jax.tree.map(partial(_full, 0, jnp.float32), params, flags)
-            if accumulate
-            else (),
+            scores=totals,
         )
 
     def update(
-        updates: Any, state: PruneGraduallyState, params: Params | None = None, **extra: Any
+        updates: Any, state: Any, params: Params | None = None, **extra: Any
     ) -> tuple[Any, PruneGraduallyState]:
-        params = _given(params, "prune_gradually")
-        step = optax.safe_increment(state.step)
+        weights: Any = _given(params, "prune_gradually")
+        step = jnp.asarray(optax.safe_increment(state.step))
         sparsity = jnp.asarray(schedule(step), jnp.float32)
         drawn = jax.random.fold_in(state.key, step) if draws else None
         rule = {"score": score, "where": where, **needs(score, extra)}
         totals = ()
         if accumulate:
-            now = scored(optax.apply_updates(params, updates), drawn, **rule)
+            now = scored(optax.apply_updates(weights, updates), drawn, **rule)
             totals = jax.tree.map(lambda old, new: accumulate * old + new, state.scores, now)
-            rule = {"score": _total, "where": where, "total": totals}
+            rule, drawn = {"score": _total, "where": where, "total": totals}, None
 
         def remake(old: Masks) -> Masks:
-            new = prune(
-                optax.apply_updates(params, updates),
-                sparsity,
-                drawn,
-                granularity=granularity,
-                allocation=allocation,
-                masks=masks_.unpack(old, params),
-                **rule,
-            )
+            landed, held = optax.apply_updates(weights, updates), masks_.unpack(old, weights)
+            units = {"granularity": granularity, "allocation": allocation}
+            new = prune(landed, sparsity, drawn, masks=held, **units, **rule)
             return masks_.pack(new) if packed else new
 
         masks = update_if(sparsity != state.sparsity, remake, state.masks)
-        erased = _erase(updates, params, masks_.unpack(masks, params))
+        erased = _erase(updates, weights, masks_.unpack(masks, weights))
         return erased, PruneGraduallyState(step, sparsity, masks, state.key, totals)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -198,7 +191,7 @@ def keep_masked(masks: Masks) -> optax.GradientTransformationExtraArgs:
         return KeepMaskedState(jax.tree.map(lambda mask: jnp.array(mask, bool), like_params))
 
     def update(
-        updates: Any, state: KeepMaskedState, params: Params | None = None, **extra: Any
+        updates: Any, state: Any, params: Params | None = None, **extra: Any
     ) -> tuple[Any, KeepMaskedState]:
         del extra
         return _erase(updates, _given(params, "keep_masked"), state.masks), state

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxprune import _kth
 from jaxprune._types import Array
@@ -114,15 +115,17 @@ def _fill(keys: Callable[[Any], list[Array]], operands: Any, budget: Budget) -> 
     """Cut every leaf where its scope's budget ends, then settle ties by position."""
     sizes = [key.size for key in jax.eval_shape(keys, operands)]
     scope = np.asarray(budget.scope)
-    own = len(set(budget.scope)) == len(sizes)
-    start = _kth.whole(sizes, budget.keep[scope], own)
-    scopes = None if own else _kth.Scopes(scope, budget.least, budget.most)
+    alone = len(set(budget.scope)) == len(sizes)
+    scopes = None if alone else _kth.Scopes(scope, budget.least, budget.most)
+    start = _kth.whole(sizes, budget.keep[scope], scopes)
     found, _ = _kth.narrow(keys, operands, start, scopes)
     ties = _cut_ties(keys, operands, found, sizes)
-    return [
-        (key > lo) & ((key > hi) | (_earliness(key.shape) > cut))
-        for key, lo, hi, cut in zip(keys(operands), found.lo, found.hi, ties, strict=True)
-    ]
+    cuts = zip(keys(operands), found.lo, found.hi, ties, strict=True)
+    return [_mask(key, *lax.optimization_barrier((lo, hi, tie, 0))) for key, lo, hi, tie in cuts]
+
+
+def _mask(key: Array, lo: Array, hi: Array, tie: Array, first: Array) -> Array:
+    return (key > lo) & ((key > hi) | (_earliness(key.shape, first) > tie))
 
 
 def _cut_ties(
@@ -132,30 +135,36 @@ def _cut_ties(
     tied = at.above_lo != at.goal
     places = jnp.where(tied, at.goal - at.above_hi, 0)
     some = places > 0
-    start = _kth.whole(sizes, places, True)
+    ties = jnp.where(some, at.above_lo - at.above_hi, 0)
+    start = _kth.whole(sizes, places)
     start = start._replace(
         lo=jnp.where(some, -jnp.array(sizes, jnp.int32), start.lo),
         hi=jnp.where(some, 0, start.hi),
-        above_lo=jnp.where(some, at.above_lo - at.above_hi, 0),
+        above_lo=ties,
+        sum_lo=ties,
     )
 
-    def earliness_of_ties(inputs: tuple[Any, Array]) -> list[Array]:
-        operands, values = inputs
+    def earliness_of_ties(inputs: tuple[Any, Array, Array]) -> list[Array]:
+        operands, values, first = inputs
         return [
-            jnp.where(key == value, _earliness(key.shape), _kth.GONE)
+            jnp.where(key == value, _earliness(key.shape, first), _kth.GONE)
             for key, value in zip(keys(operands), values, strict=True)
         ]
 
-    found, _ = _kth.narrow(earliness_of_ties, (operands, at.hi), start)
+    found, _ = _kth.narrow(earliness_of_ties, (operands, at.hi, jnp.int32(0)), start)
     return jnp.where(tied, found.lo, _kth.LOWEST)
 
 
-def _earliness(shape: tuple[int, ...]) -> Array:
-    """Return int32 keys that fall with the row-major position: 0 for the first entry."""
+def _earliness(shape: tuple[int, ...], first: Array) -> Array:
+    """Return int32 keys that fall with the row-major position.
+
+    The first entry has the key `first`, a zero that XLA does not know: positions that depended on
+    nothing would be computed ahead and stored.
+    """
     strides = np.cumprod([1, *shape[:0:-1]])[::-1] if shape else []
-    position = jnp.zeros(shape, jnp.int32)
+    position = jnp.zeros(shape, jnp.int32) - first
     for axis, stride in enumerate(strides):
-        position += jax.lax.broadcasted_iota(jnp.int32, shape, axis) * int(stride)
+        position += lax.broadcasted_iota(jnp.int32, shape, axis) * int(stride)
     return -position
 
 

@@ -218,7 +218,7 @@ def test_few_passes_are_enough_for_weights():
     key = jax.random.key(0)
     for scale in (0.01, 0.05, 0.3):
         weights = jnp.abs(jax.random.normal(key, (300_000,))) * scale
-        start = _kth.whole([300_000], jnp.array([30_000]), own=True)
+        start = _kth.whole([300_000], jnp.array([30_000]))
         _, passes = _kth.narrow(lambda w: [_kth.order_keys(w)], weights, start)
         assert int(passes) <= 10
 
