@@ -14,7 +14,21 @@ from jaxprune import pruning, schedules, scores
 from jaxprune.allocation import Allocation, across_leaves
 from jaxprune.granularity import Granularity, entries
 
-__all__ = ["Config", "cosine_adam", "gradually", "identity"]
+__all__ = ["Config", "cosine_adam", "gradually", "identity", "kernels"]
+
+
+def kernels(path: str, leaf: jax.Array) -> bool:
+    """Say whether a leaf is a kernel, of two axes or more: what is pruned unless a config differs.
+
+    Args:
+        path: the leaf's name, unused.
+        leaf: the leaf.
+
+    Returns:
+        `True` for a kernel.
+    """
+    del path
+    return leaf.ndim >= 2
 
 
 def cosine_adam(config: "Config", steps: int) -> optax.GradientTransformation:
@@ -56,6 +70,7 @@ def gradually(
         score=config.score,
         granularity=config.granularity,
         allocation=config.allocation,
+        where=config.where,
     )
 
 
@@ -81,6 +96,8 @@ class Config:
     """What a unit is."""
     allocation: Suppress[Allocation] = across_leaves()
     """How many units each kernel keeps."""
+    where: Suppress[Callable[[str, jax.Array], bool]] = kernels
+    """Which leaves are pruned, by name and leaf."""
 
     data: str
     """TFDS's name of the data set, or `digits`, which needs no network."""
@@ -147,7 +164,7 @@ def identity(config: Config) -> dict[str, Any]:
         config: any config.
 
     Returns:
-        Field -> value, where a function goes by its name.
+        Field -> value, where a function goes by its name: what it was made with is not told apart.
     """
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 

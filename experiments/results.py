@@ -98,7 +98,8 @@ def conclude(name: str, config: Config, out: Path) -> Result:
         for seed in config.seeds
     ]
     trainings = [json.loads((place / "result.json").read_text()) for place in places]
-    whole = {**_circumstances(name, config), "trainings": trainings}
+    shown = [{key: row[key] for key in row if key != "inputs"} for row in trainings]
+    whole = {**_circumstances(name, config), "trainings": shown}
     writers.replace_text(out / "results.json", json.dumps(whole, indent=1) + "\n")
     writers.replace_text(out / "results.csv", _csv(trainings))
     pictures = _draw(name, config, places, trainings, out)
@@ -190,7 +191,7 @@ def _accuracies(trainings: list[Result], sparsity: float) -> list[float]:
 
 def _summary(config: Config, trainings: list[Result]) -> str:
     lines = [
-        f"{'':<16}{'test accuracy':>15}{'spread':>9}{'weights':>10}{'dead nodes':>12}{'time':>9}"
+        f"{'':<16}{'test accuracy':>15}{'spread':>8}{'weights left':>14}{'dead nodes':>12}{'time':>9}"
     ]
     for sparsity in config.sparsities:
         lines.append(_line([row for row in trainings if row["sparsity"] == sparsity]))
@@ -215,6 +216,6 @@ def _line(rows: list[Result]) -> str:
     dead = statistics.mean(row["empty_outputs"] for row in rows)
     seconds = statistics.median(row["seconds"] for row in rows)
     return (
-        f"{label(rows[0]['sparsity']):<16}{statistics.mean(accuracy):>13.2f} %{spread:>9.2f}"
-        f"{nonzeros:>10,.0f}{dead:>12.0f}{seconds:>7.1f} s"
+        f"{label(rows[0]['sparsity']):<16}{statistics.mean(accuracy):>13.2f} %{spread:>8.2f}"
+        f"{nonzeros:>14,.0f}{dead:>12.0f}{seconds:>7.1f} s"
     )

@@ -122,7 +122,7 @@ def plot_schedule(schedule: Schedule, steps: int) -> "Figure":
     """
     figure, (axes,) = _figure(6.4, 3.2, "A")
     at = np.arange(steps + 1)
-    _draw_sparsity(axes, at, np.array([float(schedule(int(step))) for step in at]), _COLOURS[0])
+    _draw_sparsity(axes, at, np.asarray(jax.vmap(schedule)(at)), _COLOURS[0])
     axes.set(xlabel="step", ylabel="sparsity in %")
     axes.set_title("Sparsity by step", **_TITLE)
     return figure
@@ -243,11 +243,10 @@ def _draw_accuracy(axes: "Axes", seeds: Any, label: str, colour: str) -> None:
     mean = accuracy.mean(0)
     if len(seeds) > 1:
         axes.fill_between(steps, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.2, lw=0)
-    axes.plot(steps, mean, color=colour, lw=1.6, label=f"{label}: {mean[-1]:.1f} % in the end")
+    axes.plot(steps, mean, color=colour, lw=1.6, label=f"{label}: accuracy {mean[-1]:.1f} %")
 
 
 def _draw_sparsity(axes: "Axes", steps: np.ndarray, sparsity: np.ndarray, colour: str) -> None:
-    axes.fill_between(steps, 100 * sparsity, step="post", color=colour, alpha=0.15, lw=0)
     axes.step(steps, 100 * sparsity, where="post", color=colour, lw=1.6)
     axes.set(ylim=(0, 105), xlim=(0, steps[-1]))
     axes.grid(axis="y", color=_FAINT, lw=0.6)
@@ -256,13 +255,15 @@ def _draw_sparsity(axes: "Axes", steps: np.ndarray, sparsity: np.ndarray, colour
 def _finish_curves(accuracy: "Axes", sparsity: "Axes") -> None:
     lines = np.concatenate([np.asarray(line.get_ydata(), float) for line in accuracy.get_lines()])
     low = np.quantile(lines, 0.03)
-    accuracy.set_ylim(low - 0.1 * (100.5 - low), 100.5)
+    room = 0.1 * (lines.max() - low) + 0.1
+    accuracy.set_ylim(low - room, lines.max() + room)
     accuracy.set(ylabel="%", xlim=sparsity.get_xlim())
     accuracy.set_title("Test accuracy", **_TITLE)
     accuracy.grid(axis="y", color=_FAINT, lw=0.6)
-    accuracy.legend(loc="lower right", frameon=False)
     sparsity.set(ylabel="%", xlabel="step")
     sparsity.set_title("Weights removed", **_TITLE)
+    # For both panels, here where there is always room: below curves that climb.
+    sparsity.legend(handles=accuracy.get_lines(), loc="lower right", frameon=False, fontsize=9)
 
 
 def _draw_layers(axes: "Axes", rows: Sequence[Layer]) -> None:

@@ -1,8 +1,10 @@
 """What `python -m experiments.run` promises: resumed to the bit, refused in a sentence."""
 
+import csv
 import dataclasses
 import json
 import multiprocessing
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,11 +18,12 @@ import pytest
 from flax import nnx
 
 from experiments import configs, data, models, run, train
-from experiments.config import Config, cosine_adam
+from experiments.config import Config, cosine_adam, identity
 from experiments.models.lenet5 import lenet5
 from experiments.models.lenet300 import lenet300, lenet300_linen
 from jaxprune import checkpoint, masks, scores
 
+RESULTS = Path(run.__file__).parent / "results"
 _STEPS = 66
 
 
@@ -169,6 +172,7 @@ def kill_once(process: Any, out: Path, moment: float) -> bool:
     return killed
 
 
+@pytest.mark.slow
 def test_a_run_killed_several_times_ends_bit_for_bit_like_an_unbroken_one(
     finished: Path, children: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -182,6 +186,7 @@ def test_a_run_killed_several_times_ends_bit_for_bit_like_an_unbroken_one(
     assert metrics(out) == metrics(finished), moments
 
 
+@pytest.mark.slow
 def test_two_devices_train_like_one(
     finished: Path, children: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -274,7 +279,23 @@ def test_wrong_arguments_are_refused_in_a_sentence(
     assert stopped.value.code != 0 and sentence in said.replace(" │ │ ", " ")
 
 
-# Configs, models, steps.
+# Configs, models, steps, figures.
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
+def test_committed_figures_are_of_the_config_as_it_is(file: Path) -> None:
+    assert json.loads(file.read_text())["config"] == identity(configs.find(file.stem))
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.csv")), ids=lambda file: file.stem)
+def test_the_page_quotes_the_committed_figures(file: Path) -> None:
+    page = (RESULTS.parents[1] / "docs" / "experiments.md").read_text()
+    with file.open() as stream:
+        rows = list(csv.DictReader(stream))
+    for sparsity in {row["sparsity"] for row in rows}:
+        values = [100 * float(r["test_accuracy"]) for r in rows if r["sparsity"] == sparsity]
+        quoted = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+        assert quoted in page, (sparsity, quoted)
 
 
 @pytest.mark.parametrize("name", configs.names())
