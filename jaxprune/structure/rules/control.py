@@ -85,7 +85,7 @@ def _tangent(value: Value) -> Value:
 
 def _scan(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
     """Walk the body until the constants of the carry hold; carry in and out are one."""
-    held, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    held, carried = _scan_parts(eqn)
     consts, carry, rows = ins[:held], ins[held : held + carried], ins[held + carried :]
     why = f"looped over by {graph.where(eqn)}"
     graph.pin([value.axes[0] for value in rows], why)
@@ -104,7 +104,7 @@ def _scan(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
 
 def _scan_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any]:
     params, (tape,) = step.eqn.params, step.inner
-    held, carried = params["num_consts"], params["num_carry"]
+    held, carried = _scan_parts(step.eqn)
 
     def body(carry: Sequence[Any], row: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         outs = list(cut.replay(tape, [*arrays[:held], *carry, *row]))
@@ -114,6 +114,14 @@ def _scan_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any]:
     first, rows = arrays[held : held + carried], arrays[held + carried :]
     carry, stacked = jax.lax.scan(body, first, rows, **options)
     return [*carry, *stacked]
+
+
+def _scan_parts(eqn: Any) -> tuple[int, int]:
+    """Return how many constants and carries a scan has; JAX 0.12 keeps them as trees."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].update(eqn.invars).unpack()
+    return len(list(consts)), len(list(carry))
 
 
 def _while(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
