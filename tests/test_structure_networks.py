@@ -7,6 +7,7 @@ import pytest
 from jaxprune import structure
 from tests.networks.compare import gap, gradient_gap, half_of_every_group
 from tests.networks.convolutional import CONVOLUTIONAL
+from tests.networks.foreign import FOREIGN
 from tests.networks.layers import build_nnx, linen
 from tests.networks.plain import PLAIN
 from tests.networks.sequential import SEQUENTIAL
@@ -40,8 +41,8 @@ GROUPS = {
 """How many groups each network has, counted by hand from its definition."""
 
 
-DEEP = {"resnet50", "resnet56", "resnet56_b", "vgg19", "densenet"}
-"""Their blocks are those of others: values are compared once, and no gradients."""
+DEEP = {"resnet18", "resnet50", "resnet56", "resnet56_b", "vgg16", "vgg19", "densenet"}
+"""Their layers are those of others: values are compared once, and no gradients."""
 
 
 def shrinks_to_its_masked_self(fn, params, inputs, *, gradient=True):
@@ -83,3 +84,13 @@ def test_a_plain_jax_network_shrinks_to_its_masked_self(name):
 def test_batch_statistics_that_training_returns_shrink_with_their_channels(build):
     built = build(CONVOLUTIONAL["mobilenet_v2"], IMAGE, train=True)
     shrinks_to_its_masked_self(*built, (IMAGE,), gradient=False)
+
+
+@pytest.mark.parametrize("library", FOREIGN)
+@pytest.mark.parametrize("which", [0, 1])
+def test_networks_of_other_libraries_shrink_to_their_masked_selves(library, which):
+    pytest.importorskip(library)
+    fn, params, inputs = FOREIGN[library][which](jax.random.key(0))
+    plan = structure.plan(fn, params, *inputs)
+    assert len(plan.groups) >= 2
+    shrinks_to_its_masked_self(fn, params, inputs, gradient=False)
