@@ -142,7 +142,7 @@ class Graph:
         pair = pair[:, pair[0] != pair[1]]
         if not pair.size:
             return
-        old = np.unique(pair)
+        old = pair.ravel()
         while pair.size:
             np.minimum.at(self._parent, pair.max(axis=0), pair.min(axis=0))
             pair = self.find(pair)

@@ -126,14 +126,16 @@ def _alike(rows: np.ndarray) -> list[tuple[np.ndarray, list[tuple[int, np.ndarra
     Returns:
         For each group: its classes, and for each of its axes the indices (units, k).
     """
-    runs, counts = np.unique(rows[:, :2], axis=0, return_counts=True)
+    starts = np.flatnonzero(np.any(np.diff(rows[:, :2], axis=0, prepend=-1), axis=1))
+    runs, counts = rows[starts, :2], np.diff(starts, append=len(rows))
     roots, place = np.unique(runs[:, 0], return_inverse=True)
     sign = np.zeros(len(roots), np.uint64)
     np.add.at(sign, place, _mixed(runs[:, 1].astype(np.uint64), counts.astype(np.uint64)))
     found = []
-    for one in np.unique(sign):
-        own = roots[sign == one]
-        part = rows[np.isin(rows[:, 0], own)]
+    kinds, kind = np.unique(sign, return_inverse=True)
+    row_kind = np.repeat(kind[place], counts)
+    for one in range(len(kinds)):
+        own, part = roots[kind == one], rows[row_kind == one]
         axes = np.unique(part[:, 1])
         found.append((own, [(k, _units(part, k, len(own))) for k in axes.tolist()]))
     return found
