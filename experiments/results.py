@@ -190,9 +190,14 @@ def _accuracies(trainings: list[Result], sparsity: float) -> list[float]:
 
 
 def _summary(config: Config, trainings: list[Result]) -> str:
-    lines = [
-        f"{'':<16}{'test accuracy':>15}{'spread':>8}{'weights left':>14}{'dead nodes':>12}{'time':>9}"
-    ]
+    heads = (
+        ("test accuracy", 15),
+        ("spread", 8),
+        ("weights left", 14),
+        ("dead nodes", 12),
+        ("time", 9),
+    )
+    lines = [" " * 16 + "".join(head.rjust(width) for head, width in heads)]
     for sparsity in config.sparsities:
         lines.append(_line([row for row in trainings if row["sparsity"] == sparsity]))
     shown = _shown(config, trainings)
