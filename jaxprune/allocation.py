@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxprune._kth import before
 from jaxprune._types import Array
@@ -100,7 +101,7 @@ def across_leaves(
         numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
         of_leaf = tuple(numbers[label] for label in labels)
         sizes = np.bincount(of_leaf, [leaf.units for leaf in leaves]).astype(np.int64)
-        keep = sizes.astype(np.int32) - removed(sparsity, sizes.tolist())
+        keep = jnp.asarray(sizes, jnp.int32) - removed(sparsity, sizes.tolist())
         return _bounded(leaves, of_leaf, keep, least, most)
 
     return allocate
@@ -170,7 +171,7 @@ def check_sparsity(sparsity: Any) -> None:
     Raises:
         ValueError: if it is a concrete number outside [0, 1], or NaN.
     """
-    if isinstance(sparsity, jax.core.Tracer):
+    if isinstance(sparsity, Tracer):
         return
     if not 0 <= float(sparsity) <= 1:
         raise ValueError(f"`sparsity={sparsity}` must lie in [0, 1]; it is the fraction that goes.")

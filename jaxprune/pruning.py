@@ -62,8 +62,8 @@ def prune_gradually(
     """Remove weights for good as a schedule of sparsity climbs; last in the chain.
 
     After n updates the params have sparsity `schedule(n)`, exactly. Masks are made anew only when
-    the schedule has moved: give it stairs (`every=`) and the steps between cost one `where`. What
-    is scored are the params as the optimizer in front would leave them; what is gone stays gone.
+    the schedule has moved: give it stairs (`every=`) and the steps between cost one `where`. Scored
+    are the params that `update` is given; what is gone stays gone.
 
     Args:
         schedule: step -> sparsity in [0, 1]; the first update is step 1.
@@ -132,14 +132,16 @@ def prune_gradually(
         rule = {"score": score, "where": where, **needs(score, extra)}
         totals = ()
         if accumulate:
-            now = scored(optax.apply_updates(weights, updates), drawn, **rule)
+            now = scored(weights, drawn, **rule)
             totals = jax.tree.map(lambda old, new: accumulate * old + new, state.scores, now)
             rule, drawn = {"score": _total, "where": where, "total": totals}, None
 
         def remake(old: Masks) -> Masks:
-            landed, held = optax.apply_updates(weights, updates), masks_.unpack(old, weights)
-            units = {"granularity": granularity, "allocation": allocation}
-            new = prune(landed, sparsity, drawn, masks=held, **units, **rule)
+            # Not of `weights + updates`: a branch that reads the updates forces XLA to store them,
+            # at every step, instead of fusing the optimizer with what is added to the params.
+            held, units = masks_.unpack(old, weights), {"allocation": allocation}
+            units |= {"granularity": granularity, "masks": held}
+            new = prune(weights, sparsity, drawn, **units, **rule)
             return masks_.pack(new) if packed else new
 
         masks = update_if(sparsity != state.sparsity, remake, state.masks)
