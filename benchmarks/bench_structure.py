@@ -65,7 +65,7 @@ def vgg16(L, x):
     return vgg(L, x, CONFIGURATION_D)
 
 
-def unet(L, x, widths=(32, 64, 128)):
+def unet(L, x, widths=(64, 128, 256)):
     skips = []
     for width in widths:
         x = nn.relu(L.batch_norm(L.conv(nn.relu(L.batch_norm(L.conv(x, width))), width)))
@@ -111,7 +111,7 @@ def test_planning_grows_linearly_with_depth():
     assert seconds[200] <= 3 * (200 / 50) * seconds[50]
 
 
-@pytest.mark.parametrize(("net", "size"), [(vgg16, 32), (unet, 64)])
+@pytest.mark.parametrize(("net", "size"), [(vgg16, 32), (unet, 32)])
 def test_latency_follows_the_multiply_adds(net, size):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(32, size, size, 3)), jnp.float32)
     fn, params = linen(net, x)
