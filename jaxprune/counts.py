@@ -97,8 +97,8 @@ def total(rows: Sequence[Count]) -> Count:
     Returns:
         Their sum, under the name "total".
     """
-    sums = [sum(row[i] for row in rows) for i in range(2, 6)]  # type: ignore[misc]
-    return Count("total", (), *sums)
+    fields = ("size", "nonzeros", "macs", "masked_macs")
+    return Count("total", (), *(sum(getattr(row, field) for row in rows) for field in fields))
 
 
 def latency(fn: Callable[..., Any], *args: Any, repeats: int = 10) -> float:

@@ -1,7 +1,6 @@
 """Folding: a dead unit still sends a constant, `act(bias)`; the next bias can hold it."""
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +16,8 @@ from jaxprune.structure.trace import Traced, walk
 from jaxprune.structure.units import masks
 
 __all__ = ["fold"]
+
+_PRODUCTS = {"dot_general", "conv_general_dilated"}
 
 
 def fold(
@@ -109,13 +110,13 @@ class _Folding(NamedTuple):
         """Return what each bias takes over."""
         found: dict[str, np.ndarray] = {}
         solved = set()
-        for tape, step in _steps(self.traced.tape):
-            if step.eqn.primitive.name in {"dot_general", "conv_general_dilated"}:
-                sent = self._sent(step)
-                if sent is not None:
-                    name, sign = self._bias(tape, step, sent.shape)
-                    found[name] = found.get(name, 0.0) + sign * sent
-                solved.add(self.traced.graph.where(step.eqn))
+        for tape, step in _products(self.traced.tape):
+            solved.add(self.traced.graph.where(step.eqn))
+            sent = self._sent(step)
+            if sent is None:
+                continue
+            name, sign = self._bias(tape, step, sent.shape)
+            found[name] = found.get(name, 0.0) + sign * sent
         graph = self.traced.graph
         for ids, text, _ in graph.doubts:
             if np.isin(graph.find(ids), self.gone).any() and text not in solved:
@@ -205,11 +206,10 @@ def _padded(eqn: Any) -> bool:
     )
 
 
-def _steps(tape: Tape) -> Iterator[tuple[Tape, Step]]:
-    for step in tape.steps:
-        yield tape, step
-        for inner in step.inner[:1]:
-            yield from _steps(inner)
+def _products(tape: Tape) -> list[tuple[Tape, Step]]:
+    """List the matrix products and convolutions, each with the tape that it is on."""
+    found = [(tape, step) for step in tape.steps if step.eqn.primitive.name in _PRODUCTS]
+    return found + [pair for step in tape.steps for t in step.inner[:1] for pair in _products(t)]
 
 
 def _gone(traced: Traced, kept: Kept) -> np.ndarray:

@@ -164,7 +164,7 @@ def verify(plan: Plan, params: Params, keep: Keep, *args: Any, **kwargs: Any) ->
     for name, left, right in zip(
         owners, jax.tree.leaves(wide), jax.tree.leaves(small), strict=True
     ):
-        left = _survivors(plan, kept, name, left) if name else left
+        left = left if name is None else _survivors(plan, kept, name, left)
         gap = np.abs(np.asarray(left, np.float64) - np.asarray(right, np.float64))
         same = np.isnan(np.asarray(left, np.float64)) & np.isnan(np.asarray(right, np.float64))
         worst = max(worst, float(np.max(np.where(same, 0.0, gap), initial=0.0)))

@@ -24,7 +24,7 @@ class Traced(NamedTuple):
         leaves: parameter name -> its value.
         inputs: which of the flattened inputs (params, then the rest) the tape takes.
         tree: the structure of the function's output.
-        outs: for each output, the name of the parameter that it is the new value of, or "".
+        outs: for each output, the name of the parameter that it is the new value of, or None.
     """
 
     graph: Graph
@@ -32,7 +32,7 @@ class Traced(NamedTuple):
     leaves: dict[str, Value]
     inputs: list[bool]
     tree: Any
-    outs: list[str]
+    outs: list[str | None]
 
 
 def walk(
@@ -68,9 +68,8 @@ def walk(
         name: _leaf(graph, leaf, protected=protect is not None and protect(name, leaf))
         for name, leaf in zip(names(params), jax.tree.leaves(params), strict=True)
     }
-    for name, value in leaves.items() if held else ():
-        for a, axis in enumerate(value.axes):
-            axis["const"] = held(name, a)  # type: ignore[misc]
+    if held is not None:
+        _hold(leaves, held)
     others = jax.tree.leaves((tuple(args), dict(kwargs)))
     rest = [graph.value(jnp.shape(x), pin="an input of the function") for x in others]
     ins = [*leaves.values(), *rest]
@@ -81,12 +80,23 @@ def walk(
     tape = graph.run(_Closed(jaxpr, consts), used_ins)
     outs = _new_values(shapes, params)
     for value, name in zip(tape.outs, outs, strict=True):
-        if name:
-            for axis, own in zip(value.axes, leaves[name].axes, strict=True):
-                graph.unite(axis, own)
-        else:
-            graph.pin(value.axes, "an output of the function")
+        _settle(graph, value, None if name is None else leaves[name])
     return Traced(graph, tape, leaves, list(inputs), jax.tree.structure(shapes), outs)
+
+
+def _hold(leaves: dict[str, Value], held: Callable[[str, int], np.ndarray]) -> None:
+    for name, value in leaves.items():
+        for a, axis in enumerate(value.axes):
+            axis["const"] = held(name, a)
+
+
+def _settle(graph: Graph, output: Value, parameter: Value | None) -> None:
+    """Pin an output, unless it is the new value of a parameter."""
+    if parameter is None:
+        graph.pin(output.axes, "an output of the function")
+        return
+    for axis, own in zip(output.axes, parameter.axes, strict=True):
+        graph.unite(axis, own)
 
 
 class _Closed(NamedTuple):
@@ -128,7 +138,7 @@ def _leaf(graph: Graph, leaf: Any, *, protected: bool) -> Value:
     return value
 
 
-def _new_values(outputs: Any, params: Any) -> list[str]:
+def _new_values(outputs: Any, params: Any) -> list[str | None]:
     """Match outputs with the parameters that they are the new values of.
 
     An output is the new value of a parameter when the last parts of its path spell the whole path
@@ -138,12 +148,12 @@ def _new_values(outputs: Any, params: Any) -> list[str]:
     shapes = {
         name: leaf.shape for name, leaf in zip(names(params), jax.tree.leaves(params), strict=True)
     }
-    matched = []
+    matched: list[str | None] = []
     for path, leaf in zip(names(outputs), jax.tree.leaves(outputs), strict=True):
         parts = path.split("/")
         tails = ["/".join(parts[i:]) for i in range(1, len(parts))]
         fits = [
             t for t in tails if shapes.get(t) == leaf.shape and not t.replace("/", "").isdigit()
         ]
-        matched.append(fits[0] if fits else "")
+        matched.append(fits[0] if fits else None)
     return matched
