@@ -189,6 +189,27 @@ def test_an_exported_smaller_function_runs_without_the_model(plan, params, x):
     )
 
 
+def test_a_compact_checkpoint_reapplies_to_the_original_definition(plan, params, x, tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    from jaxprune import checkpoint
+
+    small_fn, small = structure.shrink(plan, params, KEEP)
+    data = pickle.dumps((plan, KEEP, small_fn(small, x)))
+    checkpoint.save(tmp_path / "small", 0, small)
+
+    again, keep, expected = pickle.loads(data)
+    shapes = jax.eval_shape(lambda p: p, params)
+    again = again.attach(mlp, shapes, x)
+    small_fn, small_shapes = structure.shrink(again, shapes, keep)
+    restored = checkpoint.restore(tmp_path / "small", small_shapes)
+    np.testing.assert_array_equal(small_fn(restored.state, x), expected)
+
+
+def test_a_plan_does_not_attach_to_a_model_that_has_changed(plan, params, x):
+    with pytest.raises(ValueError, match="fingerprint does not fit .* group 'w1:1'"):
+        plan.attach(lambda p, x: mlp(p, x) + (x @ p["w1"])[:, 1:3], params, x)
+
+
 def test_a_smaller_function_can_be_planned_and_shrunk_again(plan, params, x):
     small_fn, small = structure.shrink(plan, params, KEEP)
     again = structure.plan(small_fn, small, x)

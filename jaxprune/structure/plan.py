@@ -47,11 +47,8 @@ class Plan:
     def fingerprint(self) -> str:
         """A digest of the parameters' shapes and of every group: two equal plans share it."""
         digest = hashlib.sha256(repr(sorted(self.shapes.items())).encode())
-        for name, group in sorted(self.groups.items()):
-            digest.update(name.encode())
-            for member in sorted(group.members, key=lambda m: (m.leaf, m.axis)):
-                digest.update(f"{member.leaf}:{member.axis}".encode())
-                digest.update(np.ascontiguousarray(member.indices, np.int64).tobytes())
+        for _, group in sorted(self.groups.items()):
+            digest.update(_digest(group))
         return digest.hexdigest()
 
     @property
@@ -61,8 +58,27 @@ class Plan:
             raise ValueError("The plan has no function: it was unpickled; use `plan.attach(fn)`.")
         return self.fn
 
-    def attach(self, fn: Callable[..., Any]) -> "Plan":
-        """Return the plan for use with `fn`: an unpickled plan has lost its function."""
+    def attach(self, fn: Callable[..., Any], *like: Any) -> "Plan":
+        """Return the plan for use with `fn`: an unpickled plan has lost its function.
+
+        Args:
+            fn: the function.
+            *like: optionally params (or their shapes) and inputs: `fn` is then planned anew, and
+                every group of this plan must be found again.
+
+        Returns:
+            The plan with the function.
+
+        Raises:
+            ValueError: naming the first group that `fn` does not have: the model has changed.
+        """
+        fresh = plan(fn, *like) if like else self
+        for name, group in self.groups.items():
+            if _digest(fresh.groups.get(name)) != _digest(group):
+                raise ValueError(
+                    f"The plan's fingerprint does not fit the function: the group {name!r} is not"
+                    " what it was; the model has changed, so plan it anew."
+                )
         return dataclasses.replace(self, fn=fn)
 
     def explain(self) -> str:
@@ -204,6 +220,14 @@ def kept_indices(plan: Plan, keep: Keep) -> Kept:
             whole = np.ones(plan.shapes[leaf][axis], bool)
             found.setdefault(leaf, {}).setdefault(axis, whole)[indices[~kept]] = False
     return found
+
+
+def _digest(group: Group | None) -> bytes:
+    digest = hashlib.sha256((group.name if group else "").encode())
+    for member in sorted(group.members if group else (), key=lambda m: (m.leaf, m.axis)):
+        digest.update(f"{member.leaf}:{member.axis}".encode())
+        digest.update(np.ascontiguousarray(member.indices, np.int64).tobytes())
+    return digest.digest()
 
 
 def _enough(plan: Plan, name: str, kept: int) -> None:

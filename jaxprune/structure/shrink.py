@@ -28,7 +28,8 @@ def shrink(plan: Plan, params: Params, keep: Keep) -> tuple[Callable[..., Any], 
 
     Args:
         plan: from `plan(fn, params, ...)`; after unpickling, `plan.attach(fn)`.
-        params: parameters of the plan's shapes, of any dtype.
+        params: parameters of the plan's shapes, of any dtype; or their shapes, then the smaller
+            parameters are shapes too: what to restore a checkpoint of them by.
         keep: group name -> booleans over its units; an absent group is kept whole.
 
     Returns:
@@ -211,6 +212,10 @@ def _survivors(plan: Plan, kept: Kept, name: str, leaf: Any) -> Any:
             f"shape {leaf.shape} is not that of the parameter {name!r}, {plan.shapes[name]}, which"
             " shrinks; make this state anew for the smaller parameters."
         )
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        left = {axis: int(stays.sum()) for axis, stays in kept[name].items()}
+        shape = tuple(left.get(axis, n) for axis, n in enumerate(leaf.shape))
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
     on_host = not isinstance(leaf, Tracer)  # NumPy compiles nothing
     whole = np.asarray(leaf) if on_host else leaf
     for axis, stays in kept[name].items():
