@@ -133,10 +133,10 @@ class Config:
             ValueError: naming the field, its value and what it may be.
         """
         for field, low, high in _RANGES:
-            values = getattr(self, field)
-            for value in values if isinstance(values, tuple) else (values,):
-                if not low <= value <= high:
-                    raise ValueError(f"`{field}` has {value}, which is not in [{low}, {high}].")
+            given = getattr(self, field)
+            values = given if isinstance(given, tuple) else (given,)
+            if wrong := [value for value in values if not low <= value <= high]:
+                raise ValueError(f"`{field}` has {wrong[0]}, which is not in [{low}, {high}].")
         if self.prune_until < self.prune_from:
             raise ValueError(
                 f"`prune_until={self.prune_until}` comes before `prune_from={self.prune_from}`."

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import statistics
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def _command(name: str, config: Config) -> str:
     for field, value in identity(config).items():
         if field in usual and usual[field] != value:
             words = value if isinstance(value, list) else [value]
-            parts.append(f"--{field.replace('_', '-')} {' '.join(map(str, words))}")
+            parts.append(f"--{field.replace('_', '-')} {shlex.join(map(str, words))}")
     return " ".join(parts)
 
 

@@ -114,35 +114,40 @@ def run(name: str, config: Config, place: Place) -> dict[str, Any]:
     if config.devices and jax.config.jax_num_cpu_devices < config.devices:  # pyright: ignore[reportAttributeAccessIssue] # set by name
         jax.config.update("jax_num_cpu_devices", config.devices)
     out = place.out or Path("runs", name)
-    _claim(out, name, config, overwrite=place.overwrite)
+    mine = {"name": name, **identity(config)}
+    _refuse_another(out, mine, overwrite=place.overwrite)
     dataset = data.load(
         config.data,
         splits=(config.train_split, config.test_split),
         data_dir=place.data_dir,
         data_from=place.data_from,
     )
+    _claim(out, mine, overwrite=place.overwrite)
     print(results.headline(name, config, dataset))
     for training in _grid(config, dataset, out):
         _finish(training)
     return results.conclude(name, config, out)
 
 
-def _claim(out: Path, name: str, config: Config, *, overwrite: bool) -> None:
-    """Take the directory for this run, or refuse it where it holds anything else."""
-    note, mine = out / "run.json", {"name": name, **identity(config)}
+def _refuse_another(out: Path, mine: dict[str, Any], *, overwrite: bool) -> None:
+    """Stop where the directory holds anything but this run, or a run that may be deleted."""
+    note = out / "run.json"
     held = json.loads(note.read_text()) if note.exists() else None
     if held is None and out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds files that are no run; name another directory by `--out`.")
-    if held is not None and overwrite:
-        shutil.rmtree(out / "trainings", ignore_errors=True)
-    elif held is not None and held != mine:
+    if held is not None and held != mine and not overwrite:
         field = next(key for key in {**held, **mine} if held.get(key) != mine.get(key))
         raise ValueError(
             f"{out} holds another run: `{field}` is {held.get(field)} there and {mine.get(field)}"
             " here. Name another directory by `--out`, or delete that run by `--overwrite`."
         )
+
+
+def _claim(out: Path, mine: dict[str, Any], *, overwrite: bool) -> None:
+    if overwrite:
+        shutil.rmtree(out / "trainings", ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    writers.replace_text(note, json.dumps(mine, indent=1))
+    writers.replace_text(out / "run.json", json.dumps(mine, indent=1))
 
 
 def _grid(config: Config, dataset: data.Dataset, out: Path) -> Iterator[Training]:
@@ -194,14 +199,13 @@ def _finish(training: Training) -> None:
         "resumed_from": kept.step or 0,
     }
     results.keep(training.directory, result, state.params, training.dataset.train.images.shape[1:])
+    if not sys.stderr.isatty():  # where no progress bar has said so
+        print(f"{training.label}: finished in {result['seconds']:.0f} s", flush=True)
 
 
 def _train(training: Training, state: train.State, done: int) -> train.State:
-    config, steps, per_epoch = (
-        training.config,
-        training.steps,
-        training.steps // training.config.epochs,
-    )
+    config, steps = training.config, training.steps
+    per_epoch = steps // config.epochs
     batches = data.batches(training.dataset.train, config.batch, seed=training.seed, start=done)
     bar = tqdm(total=steps, initial=done, desc=training.label, unit="step", disable=None)
     saved = done

@@ -251,11 +251,19 @@ def test_a_directory_with_other_files_is_refused_whatever_the_flags(tmp_path: Pa
 
 
 def test_overwriting_takes_the_directory_of_another_run(tmp_path: Path) -> None:
-    run._claim(tmp_path / "x", "tiny", TINY, overwrite=False)
+    run._claim(tmp_path / "x", {"batch": 64}, overwrite=False)
     (tmp_path / "x" / "trainings").mkdir()
-    run._claim(tmp_path / "x", "tiny", PRUNED, overwrite=True)
+    run._refuse_another(tmp_path / "x", {"batch": 32}, overwrite=True)
+    run._claim(tmp_path / "x", {"batch": 32}, overwrite=True)
     assert not (tmp_path / "x" / "trainings").exists()
-    run._claim(tmp_path / "x", "tiny", PRUNED, overwrite=False)
+    run._refuse_another(tmp_path / "x", {"batch": 32}, overwrite=False)
+
+
+def test_a_run_whose_data_are_not_to_be_had_leaves_no_directory(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, data="no_such_set")
+    with pytest.raises(ValueError, match="'no_such_set' is not to be had"):
+        run.run("tiny", config, run.Place(out=tmp_path / "out", data_dir=tmp_path / "data"))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
