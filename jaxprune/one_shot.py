@@ -249,7 +249,6 @@ def _keep(units: Callable[..., Any], arguments: Any, budget: Any) -> list[Array]
 def _primitives(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
         yield equation.primitive.name
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                yield from _primitives(inner)
+        values = [getattr(value, "jaxpr", value) for value in equation.params.values()]
+        for inner in [value for value in values if hasattr(value, "eqns")]:
+            yield from _primitives(inner)

@@ -103,23 +103,16 @@ def prune_gradually(
         Array([[4., 0.],
                [0., 3.]], dtype=float32)
     """
-    if not 0 <= accumulate <= 1:
-        raise ValueError(f"`accumulate={accumulate}` must lie in [0, 1]; 0 scores by the moment.")
-    draws = "key" in asks(score)
-    if draws and key is None:
-        raise ValueError("The score draws at random; give `prune_gradually` a `key`.")
+    draws = _check_knobs(score, key, accumulate)
 
     def init(params: Params) -> PruneGraduallyState:
-        flags = chosen(where, params)
-        map_named(partial(_check_fit, granularity), params, flags)
-        masks = jax.tree.map(partial(_full, True, bool), params, flags)
-        totals = jax.tree.map(partial(_full, 0, jnp.float32), params, flags) if accumulate else ()
+        masks, zeros = _start(params, where, granularity)
         return PruneGraduallyState(
             step=jnp.zeros((), jnp.int32),
             sparsity=jnp.zeros((), jnp.float32),
             masks=masks_.pack(masks) if packed else masks,
             key=key if draws else (),
-            scores=totals,
+            scores=zeros if accumulate else (),
         )
 
     def update(
@@ -137,8 +130,8 @@ def prune_gradually(
             rule, drawn = {"score": _total, "where": where, "total": totals}, None
 
         def remake(old: Masks) -> Masks:
-            # Not of `weights + updates`: a branch that reads the updates forces XLA to store them,
-            # at every step, instead of fusing the optimizer with what is added to the params.
+            # Not of `weights + updates`: for a branch that reads the updates, XLA stores them at every
+            # step, instead of fusing the optimizer with what is added to the params.
             held, units = masks_.unpack(old, weights), {"allocation": allocation}
             units |= {"granularity": granularity, "masks": held}
             new = prune(weights, sparsity, drawn, **units, **rule)
@@ -152,11 +145,7 @@ def prune_gradually(
 
 
 class KeepMaskedState(NamedTuple):
-    """The state of `keep_masked`.
-
-    Attributes:
-        masks: the masks given.
-    """
+    """The state of `keep_masked`: the masks given."""
 
     masks: Masks
 
@@ -164,14 +153,14 @@ class KeepMaskedState(NamedTuple):
 def keep_masked(masks: Masks) -> optax.GradientTransformationExtraArgs:
     """Hold what the masks remove at exactly 0; last in the chain.
 
-    For fine-tuning a pruned model, and with `masks.from_params` for one that came sparse. Params
-    need not be masked before: the first update lands on zeros.
+    For fine-tuning, and with `masks.from_params` for a model that came sparse. Params need not be
+    masked before: the first update lands on zeros.
 
     Args:
         masks: boolean arrays of the leaves' shapes, or 0-d.
 
     Returns:
-        The transform, whose state is a `KeepMaskedState`.
+        The transform; its state is a `KeepMaskedState`.
 
     Raises:
         ValueError: in `init`, if structure or shapes differ from the params', naming the first
@@ -206,17 +195,17 @@ def zero_moments(
 ) -> optax.GradientTransformationExtraArgs:
     """Also erase, in the optimizer's state, what belongs to removed weights.
 
-    Removed weights stay at zero without this. It matters for what reads the state: the averaged
-    params of schedule-free or EMA, norms of moments, or a mask that is lifted later.
+    Removed weights stay at zero without this. It matters for what reads the state, such as the
+    averaged params of schedule-free.
 
     Args:
         optimizer: an optimizer with a pruner in it, such as
             `optax.chain(optax.adam(1e-3), prune_gradually(...))`.
 
     Returns:
-        The optimizer whose updates are the same bit for bit, and in whose state every floating
-        array that has the name and the shape of a param is 0 where the param is removed. Factored
-        moments, as Adafactor's, have other shapes and are left as they are.
+        The optimizer with the same updates bit for bit, in whose state every floating array with
+        the name and the shape of a param is 0 where the param is removed. Factored moments, as
+        Adafactor's, have other shapes and are left as they are.
 
     Raises:
         ValueError: in `update`, if the optimizer's state holds no masks.
@@ -268,10 +257,28 @@ def _given(params: Params | None, name: str) -> Params:
     return params
 
 
-def _check_fit(granularity: Granularity, name: str, leaf: Array, flag: bool) -> None:
-    del name
-    if flag:
-        jax.eval_shape(granularity.pool, leaf)
+def _check_knobs(score: Score, key: Array | None, accumulate: float) -> bool:
+    """Refuse knobs that cannot be; say whether the score draws."""
+    if not 0 <= accumulate <= 1:
+        raise ValueError(f"`accumulate={accumulate}` must lie in [0, 1]; 0 scores by the moment.")
+    draws = "key" in asks(score)
+    if draws and key is None:
+        raise ValueError("The score draws at random; give `prune_gradually` a `key`.")
+    return draws
+
+
+def _start(params: Params, where: Where, granularity: Granularity) -> tuple[Masks, Any]:
+    """Return masks that keep all, and scores of 0; check that every leaf fits the granularity."""
+    flags = chosen(where, params)
+
+    def check(name: str, leaf: Array, flag: bool) -> None:
+        del name
+        if flag:
+            jax.eval_shape(granularity.pool, leaf)
+
+    map_named(check, params, flags)
+    masks = jax.tree.map(partial(_full, True, bool), params, flags)
+    return masks, jax.tree.map(partial(_full, 0, jnp.float32), params, flags)
 
 
 def _full(value: float, dtype: Any, leaf: Array, flag: bool) -> Array:

@@ -26,7 +26,7 @@ LAYERS = (
     {"scores", "structure.groups"},
     {"structure.plan"},
     {"structure.units", "structure.cut", "counts"},
-    {"structure.shrink"},
+    {"structure.shrink", "structure.fold"},
     # Ring 3: state over steps, as optax transforms.
     {"one_shot", "penalties"},
     {"pruning"},
