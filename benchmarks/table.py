@@ -1,8 +1,9 @@
-"""Run the benchmarks and write the ratios, each group against its first row, as one JSON file.
+"""Run the benchmarks and print the ratios, each group against its first row.
 
     python -m benchmarks.table [--out benchmarks/results/NAME.json] [pytest arguments]
 
-The minimum over rounds is compared, since a shared machine only ever adds time.
+With `--out` they are written as JSON too. Of separate benchmarks the minima over rounds are
+compared, since a shared machine only ever adds time; steps that take turns bring their own ratio.
 """
 
 import argparse
@@ -14,8 +15,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-
-BASELINES = ("bare", "one elementwise pass")
 
 
 def main() -> None:
@@ -37,22 +36,22 @@ def main() -> None:
 
 
 def ratios(benchmarks: list[dict]) -> list[dict]:
-    """Return a row for each benchmark, with its time over that of its group's baseline."""
-    rows = []
+    """Return a row for each thing measured, with its time over that of its group's baseline."""
+    rows, bases = [], {}
     for item in benchmarks:
-        name = next((str(v) for v in reversed(list((item["params"] or {}).values()))), item["name"])
-        name = (item["params"] or {}).get("name", name)
-        seconds = item["stats"]["min"]
-        rows.append({
-            "group": item["group"],
-            "name": name,
-            "ms": seconds * 1e3,
-            **item["extra_info"],
-        })
-    for row in rows:
-        same = [other for other in rows if other["group"] == row["group"]]
-        base = next((other for other in same if other["name"] in BASELINES), same[0])
-        row["ratio"] = row["ms"] / base["ms"]
+        group, info = item["group"], dict(item["extra_info"])
+        turns = {name: value for name, value in info.items() if isinstance(value, dict)}
+        rows += [{"group": group, "name": name, **value} for name, value in turns.items()]
+        if not turns:
+            name, ms = item["params"]["name"], 1e3 * item["stats"]["min"]
+            bases.setdefault(group, ms)  # the first row of a group is what it is compared with
+            rows.append({
+                "group": group,
+                "name": name,
+                "ms": ms,
+                "ratio": ms / bases[group],
+                **info,
+            })
     return rows
 
 

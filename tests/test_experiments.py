@@ -23,6 +23,8 @@ from experiments.models.lenet5 import lenet5
 from experiments.models.lenet300 import lenet300, lenet300_linen
 from jaxprune import checkpoint, masks, scores
 
+pytestmark = pytest.mark.slow
+
 RESULTS = Path(run.__file__).parent / "results"
 _STEPS = 66
 

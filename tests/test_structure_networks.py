@@ -12,6 +12,8 @@ from tests.networks.layers import build_nnx, linen
 from tests.networks.plain import PLAIN
 from tests.networks.sequential import SEQUENTIAL
 
+pytestmark = pytest.mark.slow
+
 IMAGE = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))
 WORDS = jnp.array([[1, 2, 3, 4], [4, 0, 9, 10], [5, 5, 6, 1]])
 INPUTS = {

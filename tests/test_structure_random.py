@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxprune import structure
 from tests.networks.compare import masked, quick
+
+pytestmark = pytest.mark.slow
 
 WIDTHS = st.sampled_from([2, 4, 6])
 
