@@ -4,6 +4,7 @@ The arrays stay where they are. Sharded leaves are counted where their shards li
 all-reduce of the counts joins all leaves; XLA by itself would gather a variadic reduction.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ _count_shards = custom_partitioning(_count_leaves)
 def _partition(mesh: Any, arguments: Any, results: Any) -> Any:
     """Count each shard where it lies, then join all leaves' counts by one sum and one maximum."""
     del results
-    shardings = [argument.sharding for argument in arguments[2:]]
+    shardings = [_even(argument) for argument in arguments[2:]]
     replicated = NamedSharding(mesh, PartitionSpec())
     axes = mesh.axis_names
 
@@ -89,6 +90,15 @@ def _partition(mesh: Any, arguments: Any, results: Any) -> Any:
         return lax.psum(jnp.where(here[:, None], above, 0), axes), lax.pmax(highest, axes)
 
     return mesh, lower, (replicated, replicated), (replicated, replicated, *shardings)
+
+
+def _even(argument: Any) -> NamedSharding:
+    """Return the sharding of an operand; one that does not split it evenly is given up."""
+    mesh, spec = argument.sharding.mesh, argument.sharding.spec
+    parts = [part if isinstance(part, tuple) else (part,) for part in spec]
+    splits = [math.prod(mesh.shape[name] for name in part if name) for part in parts]
+    uneven = any(n % split for n, split in zip(argument.shape, splits, strict=False))
+    return NamedSharding(mesh, PartitionSpec()) if uneven else argument.sharding
 
 
 def _result_shardings(mesh: Any, arguments: Any, results: Any) -> Any:

@@ -69,7 +69,7 @@ class Bracket(NamedTuple):
 
     def open(self) -> Array:
         """Return bool (leaves,): is the cut still to be found?"""
-        return (self.sum_lo != self.goal) & (self.hi - self.lo != 1)
+        return (self.sum_lo != self.goal) & (_width(self.lo, self.hi) > 1)
 
 
 def order_keys(scores: Array, gone: Array | None = None) -> Array:
@@ -118,7 +118,7 @@ class Scopes(NamedTuple):
     def total(self, counts: Array) -> Array:
         """Return (leaves, lanes): counts within their bounds, summed over each leaf's scope."""
         bounded = jnp.clip(counts, self.least[:, None], self.most[:, None])
-        return self.mates().astype(np.int32) @ bounded
+        return jnp.asarray(self.mates(), jnp.int32) @ bounded
 
 
 def whole(sizes: Sequence[int], goal: Array, scopes: Scopes | None = None) -> Bracket:
@@ -201,7 +201,7 @@ def before(values: Array, scope: np.ndarray) -> Array:
         int32 (leaves,).
     """
     earlier = np.tril(scope[:, None] == scope, -1)
-    return earlier.astype(np.int32) @ values
+    return jnp.asarray(earlier, jnp.int32) @ values
 
 
 def _share(at: Bracket, scopes: Scopes, sizes: np.ndarray) -> Bracket:

@@ -5,7 +5,8 @@ has one scope, uniform pruning one for each leaf; ERK gives each leaf a share of
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache
+from functools import lru_cache
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -64,7 +65,7 @@ Allocation = Callable[[Sequence[Leaf], Any], Budget]
 """`(leaves, sparsity) -> Budget`; the sparsity may be traced."""
 
 
-@cache
+@lru_cache(maxsize=None, typed=True)  # 1 is a number of units, 1.0 a fraction
 def across_leaves(
     *,
     least: float = 1,
@@ -82,8 +83,8 @@ def across_leaves(
 
     Returns:
         The allocation. A scope of n units keeps `n - round(sparsity * n)`, but no less than the
-        sum of its leaves' `least` and no more than the sum of their `most`. A sparsity that
-        leaves nothing at all is taken at its word: `least` does not hold then.
+        sum of its leaves' `least` and no more than the sum of their `most`. A sparsity of 1 is
+        taken at its word: `least` does not hold then.
 
     Raises:
         ValueError: if `least` or `most` is negative, or a fraction above 1.
@@ -102,12 +103,12 @@ def across_leaves(
         of_leaf = tuple(numbers[label] for label in labels)
         sizes = np.bincount(of_leaf, [leaf.units for leaf in leaves]).astype(np.int64)
         keep = jnp.asarray(sizes, jnp.int32) - removed(sparsity, sizes.tolist())
-        return _bounded(leaves, of_leaf, keep, least, most)
+        return _bounded(leaves, of_leaf, keep, sparsity, least=least, most=most)
 
     return allocate
 
 
-@cache
+@lru_cache(maxsize=None, typed=True)  # 1 is a number of units, 1.0 a fraction
 def within_leaf(*, least: float = 1) -> Allocation:
     """Give every leaf the same sparsity: uniform, layer by layer.
 
@@ -124,7 +125,7 @@ def within_leaf(*, least: float = 1) -> Allocation:
     return across_leaves(least=least, scope=lambda path: path)
 
 
-@cache
+@lru_cache(maxsize=None, typed=True)  # 1 is a number of units, 1.0 a fraction
 def erdos_renyi_kernel(*, least: float = 1) -> Allocation:
     """Give small and thin leaves a higher share: density in proportion to sum(shape) / prod(shape).
 
@@ -157,7 +158,8 @@ def erdos_renyi_kernel(*, least: float = 1) -> Allocation:
         share = np.array([sum(leaf.shape) / max(np.prod(leaf.shape), 1) for leaf in leaves])
         total = int(sizes.sum()) - removed(sparsity, [int(sizes.sum())])[0]
         keep = _largest_remainders(_fill(share, sizes, total), sizes, total)
-        return _bounded(leaves, tuple(range(len(leaves))), keep, least, 1.0)
+        scopes = tuple(range(len(leaves)))
+        return _bounded(leaves, scopes, keep, sparsity, least=least, most=1.0)
 
     return allocate
 
@@ -203,9 +205,7 @@ def removed(sparsity: Any, sizes: Sequence[int]) -> Array:
         raise ValueError(
             f"A scope of {max(sizes)} units is too large to count in 32 bits; split it by `scope`."
         )
-    fraction = jnp.nan_to_num(jnp.clip(jnp.asarray(sparsity, jnp.float32), 0, 1))
-    millionths = jnp.round(fraction * 1e6).astype(jnp.int32)
-    digits = (millionths // jnp.array([10**6, 10**5, 10**4, 10**3, 100, 10, 1])) % 10
+    digits = (_millionths(sparsity) // jnp.array([10**6, 10**5, 10**4, 10**3, 100, 10, 1])) % 10
     # n / 10^i = whole + part / 10^6, for each decimal place i.
     places = [[divmod(n * 10 ** (6 - i), 10**6) for i in range(7)] for n in sizes]
     table = np.array(places, np.int32).reshape(len(sizes), 7, 2)
@@ -215,8 +215,19 @@ def removed(sparsity: Any, sizes: Sequence[int]) -> Array:
     return floor + ((rest > 500_000) | ((rest == 500_000) & (floor % 2 == 1)))
 
 
+def _millionths(sparsity: Any) -> Array:
+    fraction = jnp.nan_to_num(jnp.clip(jnp.asarray(sparsity, jnp.float32), 0, 1))
+    return jnp.round(fraction * 1e6).astype(jnp.int32)
+
+
 def _bounded(
-    leaves: Sequence[Leaf], scope: tuple[int, ...], keep: Array, least: float, most: float
+    leaves: Sequence[Leaf],
+    scope: tuple[int, ...],
+    keep: Array,
+    sparsity: Any,
+    *,
+    least: float,
+    most: float,
 ) -> Budget:
     """Make a budget that its leaves can fill: bounds within sizes, sums within bounds."""
     sizes = np.array([leaf.units for leaf in leaves], np.int32)
@@ -224,8 +235,9 @@ def _bounded(
     own = np.array([_number(float(leaf.least), leaf.units, up=True) for leaf in leaves], np.int32)
     upper = np.array([_number(most, leaf.units, up=False) for leaf in leaves], np.int32)
     of_leaf, scopes = np.asarray(scope, np.int32), keep.shape[0]
-    # A budget of nothing at all is taken at its word; a granularity's own pattern holds always.
-    least_ = jnp.maximum(own, jnp.where(keep[of_leaf] == 0, 0, np.minimum(asked, sizes)))
+    # All is taken at its word; a granularity's own pattern holds always.
+    everything = _millionths(sparsity) == 10**6
+    least_ = jnp.maximum(own, jnp.where(everything, 0, np.minimum(asked, sizes)))
     most_ = jnp.maximum(upper, least_)
     floor = jax.ops.segment_sum(least_, of_leaf, scopes)
     ceiling = jax.ops.segment_sum(most_, of_leaf, scopes)
@@ -234,14 +246,14 @@ def _bounded(
 
 def _number(bound: float, units: int, *, up: bool) -> int:
     """Turn a bound into a number of units: an int counts them, a float is a fraction of them."""
-    if isinstance(bound, int):
-        return min(bound, units)
+    if isinstance(bound, Integral):
+        return min(int(bound), units)
     # A millionth of slack keeps 0.1 * 30 = 3.0000000000000004 at 3.
     return int(np.ceil(bound * units - 1e-6) if up else np.floor(bound * units + 1e-6))
 
 
 def _check_bound(name: str, bound: float) -> None:
-    if bound < 0 or (isinstance(bound, float) and bound > 1):
+    if bound < 0 or (not isinstance(bound, Integral) and bound > 1):
         raise ValueError(
             f"`{name}={bound}` must be a number of units (int) or a fraction in [0, 1] (float)."
         )

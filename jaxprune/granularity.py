@@ -7,7 +7,7 @@ Equal calls return the same object, so that a granularity given anew to a jitted
 reason to compile again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -68,13 +68,11 @@ def entries() -> Granularity:
     )
 
 
-@cache
-def blocks(sizes: tuple[int, ...], *, reduce: Reduce = jnp.mean) -> Granularity:
+def blocks(sizes: Sequence[int], *, reduce: Reduce = jnp.mean) -> Granularity:
     """Units are blocks of `sizes` over a leaf's last axes: block sparsity.
 
     Args:
-        sizes: block lengths, one for each of the last `len(sizes)` axes, each dividing its axis;
-            leading axes are cut into single indices.
+        sizes: block lengths of the last axes, each dividing its axis; others are cut singly.
         reduce: `reduce(x, axis)`, how the scores of a block become one.
 
     Returns:
@@ -93,6 +91,11 @@ def blocks(sizes: tuple[int, ...], *, reduce: Reduce = jnp.mean) -> Granularity:
             f"`sizes={tuple(sizes)}` must be positive lengths; give (1, 1) for entries."
         )
 
+    return _blocks(tuple(sizes), reduce)
+
+
+@cache
+def _blocks(sizes: tuple[int, ...], reduce: Reduce) -> Granularity:
     def extents(shape: tuple[int, ...]) -> tuple[int, ...]:
         _check_axes(shape, -len(sizes))
         tail = shape[len(shape) - len(sizes) :]
@@ -183,8 +186,8 @@ def n_of_m(n: int, m: int, *, axis: int = -2) -> Granularity:
     """Units are entries, but of every `m` neighbours along `axis` the best `n` always stay.
 
     At a sparsity of `1 - n/m` exactly the N:M pattern remains; on the way there, entries leave in
-    the order of their scores. A higher sparsity stops at the pattern. Ties go to the earlier entry;
-    NaN ranks last.
+    the order of their scores. A higher sparsity stops at the pattern, provided that earlier masks,
+    if any, leave each group its `n`. Ties go to the earlier entry; NaN ranks last.
 
     Args:
         n: entries that stay in a group, 0 <= n <= m.

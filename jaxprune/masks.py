@@ -1,7 +1,6 @@
 """What a mask is: a boolean array in which `True` means kept.
 
-Masks form a tree like the params. A leaf that takes no part has the 0-d mask `True`, never `None`,
-so that every function here is one `jax.tree.map`.
+Masks form a tree like the params. A leaf that takes no part has the 0-d mask `True`, never `None`.
 """
 
 import math
@@ -60,10 +59,6 @@ def intersect(*masks: Masks) -> Masks:
 
     Returns:
         A tree of masks.
-
-    Example:
-        >>> intersect(jnp.array([True, True]), jnp.array([True, False]), jnp.array(True))
-        Array([ True, False], dtype=bool)
     """
     return jax.tree.map(lambda *leaves: reduce(jnp.logical_and, leaves), *masks)
 
@@ -76,7 +71,6 @@ def invert(masks: Masks) -> Masks:
 
     Returns:
         A tree of masks. 0-d `True` becomes 0-d `False`: none of that leaf.
-
     """
     return jax.tree.map(jnp.logical_not, masks)
 
@@ -89,7 +83,7 @@ def from_params(params: Params, *, where: Where = is_kernel) -> Masks:
         where: which leaves take part.
 
     Returns:
-        The masks; 0-d `True` for leaves that take no part.
+        The masks.
 
     Raises:
         ValueError: if `where` matches no leaf.
@@ -124,7 +118,7 @@ def read(opt_state: Any, params: Params | None = None) -> Masks:
         >>> read(tx.init({"w": jnp.ones(2)}))
         {'w': Array([ True, False], dtype=bool)}
     """
-    found = [tree for _, tree in optax.tree.get_all_with_path(opt_state, "masks")]
+    found = [tree for _, tree in optax.tree.get_all_with_path(opt_state, "masks", _of_a_state)]
     if not found:
         raise ValueError(
             "The optimizer state holds no masks; chain `pruning.prune_gradually(...)` or"
@@ -146,7 +140,7 @@ def by_leaf(masks: Masks) -> Any:
         masks: a tree of masks.
 
     Returns:
-        A tree of float32 scalars; 0 for an empty leaf.
+        A tree of float32 scalars.
     """
     return jax.tree.map(lambda mask: _removed(mask) / jnp.float32(max(mask.size, 1)), masks)
 
@@ -172,7 +166,7 @@ class Row(NamedTuple):
 
     Attributes:
         name: the leaf's path; `"total"` in the last line.
-        shape: its shape; `()` in the last line.
+        shape: its shape, `()` in the last line.
         size: number of entries.
         kept: number of entries kept.
         sparsity: fraction removed, in [0, 1].
@@ -241,6 +235,12 @@ def unpack(packed: Any, params: Params) -> Masks:
         Array([ True, False,  True], dtype=bool)
     """
     return jax.tree.map(lambda bits, leaf: _unpack(bits, leaf.shape), packed, params)
+
+
+def _of_a_state(path: Any, value: Any) -> bool:
+    """Say whether "masks" is a field of a transform's state, not the name of a module."""
+    del value
+    return getattr(path[-1], "tuple_name", "").endswith("State")
 
 
 def _erase(name: str, leaf: Array, mask: Array) -> Array:

@@ -77,6 +77,7 @@ def prune(
                [False,  True]], dtype=bool)
     """
     check_sparsity(sparsity)
+    _check_inputs(score, inputs)
     trees = {"param": params, **needs(score, inputs)}
     if masks is not None:
         trees["mask"] = masks
@@ -184,14 +185,25 @@ def needs(score: Score, inputs: Mapping[str, Any]) -> dict[str, Any]:
         >>> needs(scores.taylor, {"grad": 1.0, "value": 2.0})
         {'grad': 1.0}
     """
-    asked = [name for name in asks(score) if name not in {"param", "key"}]
-    for name in asked:
-        if inputs.get(name) is None:
+    called = getattr(score, "__name__", score)
+    for name in asks(score):
+        if name not in {"param", "key"} and inputs.get(name) is None:
             raise ValueError(
-                f"The score {getattr(score, '__name__', score)!r} needs `{name}`, a tree like the"
-                f" params; pass `{name}=...`, in an optimizer as an extra argument of `update`."
+                f"The score {called!r} needs `{name}`, a tree like the params; pass `{name}=...`,"
+                " in an optimizer as an extra argument of `update`. The leaf itself is `param`."
             )
-    return {name: inputs[name] for name in asked}
+    names = inspect.signature(score).parameters.keys() - {"param", "key"}
+    return {name: inputs[name] for name in names if inputs.get(name) is not None}
+
+
+def _check_inputs(score: Score, inputs: Mapping[str, Any]) -> None:
+    """Refuse what the score does not ask for: more likely a misspelt knob."""
+    names = inspect.signature(score).parameters
+    for name in inputs.keys() - names.keys():
+        raise ValueError(
+            f"`{name}` is neither a knob of `prune` nor an argument of the score"
+            f" {getattr(score, '__name__', score)!r}, which has {', '.join(names)}."
+        )
 
 
 def _key(score: Score, key: Array | None) -> Array | None:
@@ -210,13 +222,21 @@ def _by_leaf(
     sites = [(i, *named) for i, named in enumerate(named_leaves(trees["param"])) if flags[i]]
     arguments = {}
     for i, name, leaf in sites:
+        if name in arguments:
+            raise ValueError(f"Two leaves are called {name!r}; rename one, so that keys differ.")
         given = {argument: column[i] for argument, column in columns.items()}
         if "mask" in given:
-            given["mask"] = jnp.broadcast_to(given["mask"], leaf.shape)
+            given["mask"] = _full_mask(name, given["mask"], leaf)
         if key is not None:
             given["key"] = key_for(key, name)
         arguments[name] = given
     return arguments
+
+
+def _full_mask(name: str, mask: Array, leaf: Array) -> Array:
+    if mask.ndim and mask.shape != leaf.shape:
+        raise ValueError(f"Leaf {name!r}: the mask has shape {mask.shape}, the param {leaf.shape}.")
+    return jnp.broadcast_to(mask, leaf.shape)
 
 
 def _pooled(name: str, score: Score, granularity: Granularity, given: Mapping[str, Array]) -> Array:

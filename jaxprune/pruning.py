@@ -2,7 +2,8 @@
 
 A transform changes the final update so that `optax.apply_updates` lands on exact zeros: for a
 removed entry the update is `-param`; for a kept one it is passed on bit for bit. No optimizer in
-front of it, whatever its momentum, can bring a removed weight back.
+front of it, whatever its momentum, can bring a removed weight back. A weight that is NaN or
+infinite is beyond an update's reach: erase it by `masks.apply(params, masks.read(state))`.
 """
 
 from functools import partial
@@ -15,7 +16,7 @@ import optax
 from jaxprune import masks as masks_
 from jaxprune import scores
 from jaxprune._branch import update_if
-from jaxprune._tree import chosen, is_kernel, map_named, named_leaves, same_structure
+from jaxprune._tree import chosen, is_kernel, map_named, same_structure
 from jaxprune._types import Array, Masks, Params, Schedule, Where
 from jaxprune.allocation import Allocation, across_leaves
 from jaxprune.granularity import Granularity, entries
@@ -26,7 +27,6 @@ __all__ = [
     "PruneGraduallyState",
     "keep_masked",
     "prune_gradually",
-    "zero_moments",
 ]
 
 
@@ -111,7 +111,7 @@ def prune_gradually(
             step=jnp.zeros((), jnp.int32),
             sparsity=jnp.zeros((), jnp.float32),
             masks=masks_.pack(masks) if packed else masks,
-            key=key if draws else (),
+            key=jnp.copy(key) if key is not None and draws else (),  # the state may be donated
             scores=zeros if accumulate else (),
         )
 
@@ -126,12 +126,12 @@ def prune_gradually(
         totals = ()
         if accumulate:
             now = scored(weights, drawn, **rule)
-            totals = jax.tree.map(lambda old, new: accumulate * old + new, state.scores, now)
+            totals = jax.tree.map(partial(_add, accumulate), state.scores, now)
             rule, drawn = {"score": _total, "where": where, "total": totals}, None
 
         def remake(old: Masks) -> Masks:
-            # Not of `weights + updates`: for a branch that reads the updates, XLA stores them at every
-            # step, instead of fusing the optimizer with what is added to the params.
+            # Not of `weights + updates`: for a branch that reads the updates, XLA stores them at
+            # every step, instead of fusing the optimizer with what is added to the params.
             held, units = masks_.unpack(old, weights), {"allocation": allocation}
             units |= {"granularity": granularity, "masks": held}
             new = prune(weights, sparsity, drawn, **units, **rule)
@@ -190,54 +190,6 @@ def keep_masked(masks: Masks) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def zero_moments(
-    optimizer: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
-    """Also erase, in the optimizer's state, what belongs to removed weights.
-
-    Removed weights stay at zero without this. It matters for what reads the state, such as the
-    averaged params of schedule-free.
-
-    Args:
-        optimizer: an optimizer with a pruner in it, such as
-            `optax.chain(optax.adam(1e-3), prune_gradually(...))`.
-
-    Returns:
-        The optimizer with the same updates bit for bit, in whose state every floating array with
-        the name and the shape of a param is 0 where the param is removed. Factored moments, as
-        Adafactor's, have other shapes and are left as they are.
-
-    Raises:
-        ValueError: in `update`, if the optimizer's state holds no masks.
-
-    Example:
-        >>> kept = {"w": jnp.array([True, False])}
-        >>> tx = zero_moments(optax.chain(optax.trace(0.9), keep_masked(kept)))
-        >>> params = {"w": jnp.ones(2)}
-        >>> _, state = tx.update(params, tx.init(params), params)
-        >>> state[0].trace
-        {'w': Array([1., 0.], dtype=float32)}
-    """
-    inner = optax.with_extra_args_support(optimizer)
-
-    def update(
-        updates: Any, state: Any, params: Params | None = None, **extra: Any
-    ) -> tuple[Any, Any]:
-        updates, state = inner.update(updates, state, params, **extra)
-        of_name = dict(named_leaves(masks_.read(state, _given(params, "zero_moments"))))
-
-        def erase(name: str, leaf: Array) -> Array:
-            mask = next((of_name[end] for end in _endings(name) if end in of_name), None)
-            if mask is None or mask.shape != leaf.shape or not mask.ndim:
-                return leaf
-            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-            return jnp.where(mask, leaf, jnp.zeros((), leaf.dtype)) if floating else leaf
-
-        return updates, map_named(erase, state)
-
-    return optax.GradientTransformationExtraArgs(inner.init, update)
-
-
 def _erase(updates: Any, params: Params, masks: Masks) -> Any:
     """Let removed entries land on 0, and pass on the updates of the others bit for bit."""
 
@@ -286,12 +238,10 @@ def _full(value: float, dtype: Any, leaf: Array, flag: bool) -> Array:
     return jnp.full_like(leaf, value, dtype) if flag else jnp.array(value, dtype)
 
 
+def _add(share: float, old: Array, new: Array) -> Array:
+    return (share * old + new).astype(old.dtype)
+
+
 def _total(param: Array, total: Array) -> Array:
     del param
     return total
-
-
-def _endings(name: str) -> list[str]:
-    """Return the ends of a path, the longest first: "0/mu/a/w" -> "mu/a/w", "a/w", "w"."""
-    parts = name.split("/")
-    return ["/".join(parts[i:]) for i in range(1, len(parts))]

@@ -116,6 +116,11 @@ def _fill(keys: Callable[[Any], list[Array]], operands: Any, budget: Budget) -> 
     sizes = [key.size for key in jax.eval_shape(keys, operands)]
     scope = np.asarray(budget.scope)
     alone = len(set(budget.scope)) == len(sizes)
+    # An allocation of the user's may ask for more than there is; the search would not end.
+    room = jax.ops.segment_sum(
+        jnp.minimum(budget.most, jnp.array(sizes)), scope, budget.keep.shape[0]
+    )
+    budget = budget._replace(keep=jnp.clip(budget.keep, 0, room))
     scopes = None if alone else _kth.Scopes(scope, budget.least, budget.most)
     start = _kth.whole(sizes, budget.keep[scope], scopes)
     found, _ = _kth.narrow(keys, operands, start, scopes)

@@ -29,7 +29,7 @@ LAYERS = (
     {"structure.shrink", "structure.fold"},
     # Ring 3: state over steps, as optax transforms.
     {"one_shot", "penalties"},
-    {"pruning"},
+    {"pruning", "moments"},
     # Ring 4: touch the world.
     {"checkpoint", "report"},
     # The facades.

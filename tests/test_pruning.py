@@ -13,7 +13,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxprune import granularity, masks, pruning, schedules, scores
+from jaxprune import granularity, masks, moments, pruning, schedules, scores
 from jaxprune.allocation import across_leaves, within_leaf
 from jaxprune.one_shot import prune, scored
 
@@ -114,7 +114,7 @@ WRAPPERS = {
         {"a": optax.chain(optax.adam(LR), PRUNER), "b": optax.chain(optax.sgd(LR), PRUNER)},
         {"dense": "a", "out": "b"},
     ),
-    "zero_moments": lambda: pruning.zero_moments(optax.chain(optax.adam(LR), PRUNER)),
+    "zero_moments": lambda: moments.zero_moments(optax.chain(optax.adam(LR), PRUNER)),
 }
 
 
@@ -361,7 +361,7 @@ def test_rewinding_is_the_masks_applied_to_earlier_params():
 
 
 def test_zero_moments_erases_the_moments_of_removed_weights():
-    tx = pruning.zero_moments(optax.chain(optax.adam(LR), PRUNER))
+    tx = moments.zero_moments(optax.chain(optax.adam(LR), PRUNER))
     params, state = train(tx, 8)
     bare, _ = train(optax.chain(optax.adam(LR), PRUNER), 8)
     mask = masks.read(state)["dense"]["kernel"]
@@ -372,7 +372,7 @@ def test_zero_moments_erases_the_moments_of_removed_weights():
 
 
 def test_zero_moments_makes_the_averaged_params_of_schedule_free_sparse():
-    tx = pruning.zero_moments(optax.chain(optax.contrib.schedule_free_adamw(LR), PRUNER))
+    tx = moments.zero_moments(optax.chain(optax.contrib.schedule_free_adamw(LR), PRUNER))
     params, state = train(tx, 12)
     averaged = optax.contrib.schedule_free_eval_params(state[0], params)
     mask = np.asarray(masks.read(state)["out"]["kernel"])
@@ -518,6 +518,57 @@ def test_packed_masks_without_params_say_what_to_give():
     state = pruning.prune_gradually(STAIRS, packed=True).init(params_like())
     with pytest.raises(ValueError, match="packed to bits; give `params`"):
         masks.read(state)
+
+
+def test_a_misspelt_knob_is_refused():
+    with pytest.raises(ValueError, match="`granularty` is neither a knob of `prune` nor"):
+        prune(params_like(), 0.5, granularty=granularity.filters())
+
+
+def test_a_score_gets_what_it_would_like_when_it_is_there():
+    def score(param, grad=None):
+        return jnp.abs(param) if grad is None else jnp.abs(grad)
+
+    params = {"w": jnp.array([[1.0, 2.0]])}
+    alone = prune(params, 0.5, score=score)["w"]
+    given = prune(params, 0.5, score=score, grad={"w": jnp.array([[2.0, 1.0]])})["w"]
+    assert (alone.tolist(), given.tolist()) == ([[False, True]], [[True, False]])
+
+
+def test_earlier_masks_of_another_shape_name_the_leaf():
+    with pytest.raises(ValueError, match="Leaf 'w': the mask has shape"):
+        prune({"w": jnp.ones((8, 4))}, 0.5, masks={"w": jnp.ones(4, bool)})
+
+
+def test_a_module_called_masks_is_not_taken_for_masks():
+    params = {"masks": {"kernel": jnp.ones((2, 2))}, "out": {"kernel": jnp.ones((2, 2))}}
+    tx = optax.chain(optax.adam(LR), pruning.prune_gradually(schedules.one_shot_sparsity(0.5)))
+    _, state = tx.update(params, tx.init(params), params)
+    assert float(masks.sparsity(masks.read(state))) == 0.5
+
+
+def test_zero_moments_tells_a_moment_from_a_param_of_its_name():
+    params = {"w": jnp.ones((2, 2)), "mu": {"w": jnp.ones((2, 2))}}
+    kept = {"w": jnp.ones((2, 2), bool), "mu": {"w": jnp.zeros((2, 2), bool)}}
+    tx = moments.zero_moments(optax.chain(optax.adam(LR), pruning.keep_masked(kept)))
+    _, state = tx.update(params, tx.init(params), params)
+    assert state[0][0].mu["w"].all() and not state[0][0].mu["mu"]["w"].any()
+
+
+def test_zero_moments_works_on_a_single_array():
+    tx = moments.zero_moments(
+        optax.chain(optax.trace(0.9), pruning.keep_masked(jnp.array([True, False])))
+    )
+    _, state = tx.update(jnp.ones(2), tx.init(jnp.ones(2)), jnp.ones(2))
+    assert state[0].trace.tolist() == [1, 0]
+
+
+def test_donating_a_state_leaves_the_callers_key():
+    key = jax.random.key(0)
+    tx = pruning.prune_gradually(STAIRS, key, score=scores.random)
+    step = jax.jit(lambda s, p: tx.update(p, s, p)[1], donate_argnums=0)
+    step(tx.init(params_like()), params_like())
+    assert jax.random.uniform(key) >= 0
 
 
 def test_accumulate_outside_its_range_is_refused():

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from jaxprune import _kth
 from jaxprune.allocation import (
+    Budget,
     Leaf,
     across_leaves,
     before,
@@ -266,6 +267,23 @@ def test_no_leaf_is_emptied_unless_asked():
     assert (kept, asked) == ([1, 9], [0, 10])
 
 
+def test_a_bound_of_one_unit_is_not_a_bound_of_the_whole():
+    leaves = [Leaf("a", (6,), 6), Leaf("b", (4,), 4)]
+    assert across_leaves(least=1)(leaves, 0.5).least.tolist() == [1, 1]
+    assert across_leaves(least=1.0)(leaves, 0.5).least.tolist() == [6, 4]
+    assert across_leaves(least=np.int64(2))(leaves, 0.5).least.tolist() == [2, 2]
+
+
+def test_rounding_alone_empties_no_leaf():
+    budget = within_leaf()([Leaf("a", (8, 4), 4), Leaf("b", (8, 40), 40)], 0.9)
+    assert budget.keep.tolist() == [1, 4]
+
+
+def test_a_budget_beyond_the_leaves_keeps_all_and_ends():
+    wrong = Budget((0,), jnp.array([5]), jnp.array([0]), jnp.array([3]))
+    assert keep_top([jnp.array([3.0, 1.0, 2.0])], wrong)[0].all()
+
+
 def test_all_can_be_removed_when_all_is_asked_for():
     units = [jnp.ones(4), jnp.ones(6)]
     assert not any(m.any() for m in keep_top(units, across_leaves()(leaves_of(units), 1.0)))
@@ -341,6 +359,9 @@ params = {
 }
 specs = {"one": P("a", "b"), "two": P(None, None, None, ("a", "b")), "three": P("b"), "whole": P()}
 shards = {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in params.items()}
+uneven = {"w": jax.device_put(jnp.arange(64.0).reshape(8, 8), NamedSharding(mesh, P(("a", "b"))))}
+blocks = prune(uneven, 0.5, granularity=granularity.blocks((2, 2)))["w"]
+assert blocks[4:].all() and not blocks[:4].any(), "four block rows over eight devices"
 for unit in (granularity.filters(), granularity.entries()):
     keep = jax.jit(lambda p, s: prune(p, s, granularity=unit))
     here, there = keep(params, jnp.float32(0.9)), keep(shards, jnp.float32(0.9))
