@@ -118,9 +118,9 @@ def _fill(keys: Callable[[Any], list[Array]], operands: Any, budget: Budget) -> 
     alone = len(set(budget.scope)) == len(sizes)
     # An allocation of the user's may ask for more than there is; the search would not end.
     room = jax.ops.segment_sum(
-        jnp.minimum(budget.most, jnp.array(sizes)), scope, budget.keep.shape[0]
+        jnp.minimum(budget.most, jnp.array(sizes, jnp.int32)), scope, budget.keep.shape[0]
     )
-    budget = budget._replace(keep=jnp.clip(budget.keep, 0, room))
+    budget = budget._replace(keep=jnp.clip(budget.keep, 0, room).astype(jnp.int32))
     scopes = None if alone else _kth.Scopes(scope, budget.least, budget.most)
     start = _kth.whole(sizes, budget.keep[scope], scopes)
     found, _ = _kth.narrow(keys, operands, start, scopes)
