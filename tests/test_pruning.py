@@ -283,7 +283,7 @@ def test_random_scores_need_a_key_and_repeat_with_it():
 def test_another_leaf_changes_no_random_draw():
     params = params_like()
     more = {**params, "another": {"kernel": jnp.ones((3, 3))}}
-    draw = lambda p: scored(p, jax.random.key(0), score=scores.random)["out"]["kernel"]  # noqa: E731
+    draw = lambda p: scored(p, jax.random.key(0), score=scores.random)["out"]["kernel"]  # noqa: E731 short
     np.testing.assert_array_equal(draw(params), draw(more))
 
 
