@@ -20,18 +20,19 @@ LAYERS = (
     {"_tree", "_branch", "_count"},
     # Ring 1: pure and stateless.
     {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},
-    {"allocation", "structure.rules"},
-    {"selection", "structure.trace"},
+    {"allocation", "structure.rules", "curvature", "hazards", "_bits"},
+    {"selection", "structure.trace", "calibration"},
     # Ring 2: know a loss or a graph.
-    {"scores", "structure.groups"},
+    {"scores", "structure.groups", "second_order"},
     {"structure.plan"},
-    {"structure.units", "structure.cut", "counts"},
+    {"structure.units", "structure.cut", "counts", "nodes"},
     {"structure.shrink", "structure.fold"},
     # Ring 3: state over steps, as optax transforms.
     {"one_shot", "penalties"},
-    {"pruning", "moments"},
+    {"pruning", "moments", "growing", "relevance", "stochastic"},
+    {"dynamics"},
     # Ring 4: touch the world.
-    {"checkpoint", "report"},
+    {"checkpoint", "report", "procedures", "pictures"},
     # The facades.
     {"structure"},
     {""},
@@ -39,7 +40,7 @@ LAYERS = (
 TABLES = {"structure.rules"}
 """Packages that take one row together: a table and its entries."""
 CORE = {"jax", "optax", "chex", "numpy"}
-EXTRAS = {"checkpoint": {"orbax"}, "report": {"matplotlib"}}
+EXTRAS = {"checkpoint": {"orbax"}, "report": {"matplotlib"}, "pictures": {"matplotlib"}}
 """What a module may import beyond the core."""
 
 
