@@ -1,20 +1,33 @@
 """What a run computes, as one frozen value; where it reads and writes is no part of it."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import optax
 from tyro.conf import Suppress
 
-from experiments.models import Model
+from experiments.data import Dataset
+from experiments.models import Model, Network
+from experiments.train import Augment, State
 from jaxprune import pruning, schedules, scores
 from jaxprune.allocation import Allocation, across_leaves
 from jaxprune.granularity import Granularity, entries
 
-__all__ = ["Config", "cosine_adam", "gradually", "identity", "kernels"]
+__all__ = [
+    "Config",
+    "Finished",
+    "as_learned",
+    "cosine_adam",
+    "gradually",
+    "identity",
+    "keep_zeros",
+    "kernels",
+]
 
 
 def kernels(path: str, leaf: jax.Array) -> bool:
@@ -74,9 +87,70 @@ def gradually(
     )
 
 
+def keep_zeros(
+    config: "Config", steps: int, sparsity: float, key: jax.Array
+) -> optax.GradientTransformationExtraArgs:
+    """Return the pruner of a fine-tuning: what is 0 in the params it begins with stays 0.
+
+    Args:
+        config: says which leaves.
+        steps: unused.
+        sparsity: unused.
+        key: unused.
+
+    Returns:
+        The pruner, which comes last in the chain.
+    """
+    del steps, sparsity, key
+    return pruning.keep_masked(where=config.where)
+
+
+def as_learned(config: "Config", sparsity: float, key: jax.Array, state: State) -> tuple[Any, Any]:
+    """Return what an earlier stage learned, as it is.
+
+    Args:
+        config: unused.
+        sparsity: unused.
+        key: unused.
+        state: the last one of the earlier stage.
+
+    Returns:
+        Params and statistics to begin with.
+    """
+    del config, sparsity, key
+    return state.params, state.stats
+
+
+class Finished(NamedTuple):
+    """A training that has come to its end, for a config to look into.
+
+    Attributes:
+        config: of the training, its variant's changes included.
+        network: that was trained; it takes bytes.
+        state: the last one.
+        dataset: what it was trained and tested on.
+        sparsity: the one asked for.
+        seed: of the training.
+        directory: of the training; files may be added.
+    """
+
+    config: "Config"
+    network: Network
+    state: State
+    dataset: Dataset
+    sparsity: float
+    seed: int
+    directory: Path
+
+
+def _nothing(finished: Finished) -> dict[str, float]:
+    del finished
+    return {}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """A grid of trainings, one for each sparsity and seed, alike in everything else.
+    """A grid of trainings, one for each variant, sparsity and seed, alike in everything else.
 
     The functions among the fields are choices, made in a file of `configs`; the others can also be
     given on the command line as `--field value`.
@@ -98,6 +172,21 @@ class Config:
     """How many units each kernel keeps."""
     where: Suppress[Callable[[str, jax.Array], bool]] = kernels
     """Which leaves are pruned, by name and leaf."""
+    augment: Suppress[Augment | None] = None
+    """PRNG key, images -> images that a step learns from."""
+    variants: Suppress[Mapping[str, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
+    """Name -> fields that differ: methods and their controls, side by side. A variant's field goes
+    before the same field on the command line. Without any, those of `after` go on."""
+    after: Suppress["Config | None"] = None
+    """The stage before, whose trainings these begin with: variant by variant, sparsity by sparsity
+    and seed by seed; a stage that has only one variant or sparsity serves all."""
+    stage: Suppress[str] = "trainings"
+    """What a stage before others is called; its trainings lie in a directory of this name."""
+    begin: Suppress[Callable[["Config", float, jax.Array, State], tuple[Any, Any]]] = as_learned
+    """Config, sparsity, key, last state of the stage before -> params and statistics to begin
+    with. Here a stage prunes at one stroke."""
+    examine: Suppress[Callable[[Finished], Mapping[str, float]]] = _nothing
+    """Finished training -> more figures for the results, by name."""
 
     data: str
     """TFDS's name of the data set, or `digits`, which needs no network."""
@@ -164,12 +253,30 @@ def identity(config: Config) -> dict[str, Any]:
         config: any config.
 
     Returns:
-        Field -> value, where a function goes by its name: what it was made with is not told apart.
+        Field -> value, without what is as usual among the choices of stages and variants. A
+        function goes by its name, and by its arguments where it is a `functools.partial`: what a
+        closure was made with is not told apart.
     """
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    fields = dataclasses.fields(config)
+    plain = {field.name: _plain(getattr(config, field.name)) for field in fields}
+    usual = {field.name: _plain(field.default) for field in fields if field.name in _STAGED}
+    return {
+        name: value
+        for name, value in plain.items()
+        if name not in _STAGED or (value and value != usual[name])
+    }
+
+
+_STAGED = ("augment", "variants", "after", "stage", "begin", "examine")
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(part) for part in value]
+    if isinstance(value, Config):
+        return identity(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, functools.partial):
+        return [_plain(value.func), *map(_plain, value.args), _plain(value.keywords)]
     return f"{value.__module__}.{value.__qualname__}" if callable(value) else value

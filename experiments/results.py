@@ -14,32 +14,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import configs, writers
+from experiments import configs, grid, writers
 from experiments.config import Config, identity
 from experiments.data import Dataset
 from jaxprune import report
 
-__all__ = ["conclude", "headline", "keep", "label"]
+__all__ = ["conclude", "headline", "keep"]
 
 _PACKAGES = ["jaxprune", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"]
 
 Result = dict[str, Any]
-
-
-def label(sparsity: float) -> str:
-    """Return how the trainings of a sparsity are called.
-
-    Args:
-        sparsity: the final one, in [0, 1].
-
-    Returns:
-        A few words.
-
-    Example:
-        >>> label(0.0), label(0.95)
-        ('dense', '95 % removed')
-    """
-    return f"{100 * sparsity:g} % removed" if sparsity else "dense"
+Groups = dict[str, list[Result]]
+"""The trainings that differ by their seed alone, by their name."""
 
 
 def headline(name: str, config: Config, dataset: Dataset) -> str:
@@ -64,7 +50,7 @@ def keep(directory: Path, result: Result, params: Any, shape: tuple[int, ...]) -
 
     Args:
         directory: of the training; its metrics are there.
-        result: what the caller knows of it: sparsity, seed, seconds.
+        result: what the caller knows of it: variant, sparsity, seed, seconds, figures of its own.
         params: the final ones.
         shape: of an image.
     """
@@ -93,18 +79,19 @@ def conclude(name: str, config: Config, out: Path) -> Result:
     Returns:
         What `results.json` holds.
     """
-    places = [
-        out / "trainings" / f"{sparsity:g}-{seed}"
-        for sparsity in config.sparsities
-        for seed in config.seeds
-    ]
+    cells = grid.cells(config)
+    places = [out / config.stage / cell.name for cell in cells]
     trainings = [json.loads((place / "result.json").read_text()) for place in places]
-    shown = [{key: row[key] for key in row if key != "inputs"} for row in trainings]
+    shown = [{k: v for k, v in row.items() if k != "inputs" and v != ""} for row in trainings]
     whole = {**_circumstances(name, config), "trainings": shown}
     writers.replace_text(out / "results.json", json.dumps(whole, indent=1) + "\n")
     writers.replace_text(out / "results.csv", _csv(trainings))
-    pictures = _draw(name, config, places, trainings, out)
-    print(_summary(config, trainings))
+    groups: Groups = {}
+    for cell, row, place in zip(cells, trainings, places, strict=True):
+        row["curve"] = writers.read_lines(place / "metrics.jsonl")
+        groups.setdefault(cell.group, []).append(row)
+    pictures = _draw(config, groups, out)
+    print(_summary(groups))
     print("Written to", out, "with", ", ".join(("results.json", "results.csv", *pictures)))
     return whole
 
@@ -148,8 +135,12 @@ def _inputs(params: Any, shape: tuple[int, ...]) -> list[list[int]] | None:
 
 
 def _csv(trainings: list[Result]) -> str:
-    fields = ["sparsity", "seed", "test_accuracy", "test_loss", "train_loss"]
+    fields = ["variant"] if any(row["variant"] for row in trainings) else []
+    fields += ["sparsity", "seed", "test_accuracy", "test_loss", "train_loss"]
     fields += ["weights", "nonzeros", "empty_outputs", "step", "resumed_from", "seconds"]
+    # Figures of the config's own: numbers under names that only it knows.
+    own = (name for row in trainings for name in row if isinstance(row[name], int | float))
+    fields += [name for name in dict.fromkeys(own) if name not in fields]
     text = io.StringIO()
     table = csv.DictWriter(text, fields, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
@@ -157,40 +148,38 @@ def _csv(trainings: list[Result]) -> str:
     return text.getvalue()
 
 
-def _draw(
-    name: str, config: Config, places: list[Path], trainings: list[Result], out: Path
-) -> list[str]:
-    curves: dict[str, Any] = {}
-    for training, place in zip(trainings, places, strict=True):
-        rows = writers.read_lines(place / "metrics.jsonl")
-        curves.setdefault(label(training["sparsity"]), []).append(rows)
-    last = _shown(config, trainings)
-    title = f"{config.model.__name__} on {config.data}: {label(last['sparsity'])}"
+def _draw(config: Config, groups: Groups, out: Path) -> list[str]:
+    curves = {name: [row["curve"] for row in rows] for name, rows in groups.items()}
+    last = _shown(groups)
+    about = f"{config.model.__name__} on {config.data}"
     inputs = None if last["inputs"] is None else np.array(last["inputs"])
+    title = f"{about}: {_group_of(last)}"
     report.plot_run(curves, _layers(last), inputs=inputs, title=title).savefig(out / "run.png")
-    if len(config.sparsities) < 3:
+    points: dict[str, dict[float, list[float]]] = {}
+    for rows in groups.values():
+        accuracies = [row["test_accuracy"] for row in rows]
+        points.setdefault(rows[0]["variant"], {})[rows[0]["sparsity"]] = accuracies
+    if len({sparsity for by_sparsity in points.values() for sparsity in by_sparsity}) < 3:
         return ["run.png"]
-    points = {s: _accuracies(trainings, s) for s in config.sparsities}
-    report.plot_tradeoff(points, title=f"{config.model.__name__} on {config.data}").savefig(
-        out / "tradeoff.png"
-    )
+    report.plot_tradeoff(points, title=about).savefig(out / "tradeoff.png")
     return ["run.png", "tradeoff.png"]
 
 
-def _shown(config: Config, trainings: list[Result]) -> Result:
+def _shown(groups: Groups) -> Result:
     """Choose the training whose layers are shown: the sparsest one of the first seed."""
-    return max(trainings[:: len(config.seeds)], key=lambda training: training["sparsity"])
+    return max((rows[0] for rows in groups.values()), key=lambda row: row["sparsity"])
+
+
+def _group_of(training: Result) -> str:
+    parts = [training["variant"], grid.of_sparsity(training["sparsity"])]
+    return ", ".join(filter(None, parts))
 
 
 def _layers(training: Result) -> list[report.Layer]:
     return [report.Layer(**{**row, "shape": tuple(row["shape"])}) for row in training["layers"]]
 
 
-def _accuracies(trainings: list[Result], sparsity: float) -> list[float]:
-    return [row["test_accuracy"] for row in trainings if row["sparsity"] == sparsity]
-
-
-def _summary(config: Config, trainings: list[Result]) -> str:
+def _summary(groups: Groups) -> str:
     heads = (
         ("test accuracy", 15),
         ("spread", 8),
@@ -198,16 +187,16 @@ def _summary(config: Config, trainings: list[Result]) -> str:
         ("dead nodes", 12),
         ("time", 9),
     )
-    lines = [" " * 16 + "".join(head.rjust(width) for head, width in heads)]
-    for sparsity in config.sparsities:
-        lines.append(_line([row for row in trainings if row["sparsity"] == sparsity]))
-    shown = _shown(config, trainings)
+    wide = max(16, *(len(name) + 2 for name in groups))
+    lines = [" " * wide + "".join(head.rjust(width) for head, width in heads)]
+    lines += [name.ljust(wide) + _line(rows) for name, rows in groups.items()]
+    shown = _shown(groups)
     removed = f"{1 - shown['nonzeros'] / shown['weights']:.1%}"
     return "\n".join([
         "",
         *lines,
         "",
-        f"{label(shown['sparsity'])}, seed {shown['seed']}:",
+        f"{_group_of(shown)}, seed {shown['seed']}:",
         report.table(_layers(shown)),
         "",
         f"{removed} of the weights are exactly zero. They are stored and multiplied like all the"
@@ -222,6 +211,6 @@ def _line(rows: list[Result]) -> str:
     dead = statistics.mean(row["empty_outputs"] for row in rows)
     seconds = statistics.median(row["seconds"] for row in rows)
     return (
-        f"{label(rows[0]['sparsity']):<16}{statistics.mean(accuracy):>13.2f} %{spread:>8.2f}"
+        f"{statistics.mean(accuracy):>13.2f} %{spread:>8.2f}"
         f"{nonzeros:>14,.0f}{dead:>12.0f}{seconds:>7.1f} s"
     )

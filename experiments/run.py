@@ -1,16 +1,13 @@
 """Train, prune, fine-tune, report and draw: `python -m experiments.run NAME [--field value ...]`.
 
-A run is a grid of trainings, one for each sparsity and seed. The same command goes on with a run
-that was interrupted, from its last good checkpoint, to the very figures of an unbroken one.
+A run is a grid of trainings, one for each variant, sparsity and seed. The same command goes on with
+a run that was interrupted, from its last good checkpoint, to the very figures of an unbroken one.
 """
 
-import dataclasses
 import functools
-import json
-import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,42 +17,38 @@ import optax
 import tyro
 from tqdm import tqdm
 
-from experiments import configs, data, results, train, writers
-from experiments.config import Config, identity
+from experiments import configs, data, grid, results, train, writers
+from experiments.config import Config, Finished, identity
+from experiments.models import Network
+from experiments.place import Place, claim, refuse_another
 from jaxprune import checkpoint, report
 
-__all__ = ["Place", "main", "run"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a run reads and writes: no part of what it computes."""
-
-    out: Path | None = None
-    """The run's directory, `runs/NAME` by default."""
-    overwrite: bool = False
-    """Delete the run that is in the directory, rather than go on with it."""
-    data_dir: Path | None = None
-    """TFDS's data directory (default: JAXPRUNE_DATA_DIR, then TFDS's own)."""
-    data_from: Path | None = None
-    """A directory with the raw files, from which the data set is prepared where it is not yet."""
+__all__ = ["main", "run"]
 
 
 class Training(NamedTuple):
-    """One cell of the grid: what is trained, on what, to which sparsity, and where it is kept."""
+    """One cell of the grid: what is trained, on what, and where it is kept."""
 
-    config: Config
+    cell: grid.Cell
     dataset: data.Dataset
     trainer: train.Trainer
     steps: int
-    sparsity: float
-    seed: int
     directory: Path
 
     @property
-    def label(self) -> str:
-        """How the training is called in messages."""
-        return f"{results.label(self.sparsity)}, seed {self.seed}"
+    def config(self) -> Config:
+        """The cell's own."""
+        return self.cell.config
+
+    @property
+    def key(self) -> jax.Array:
+        """Of all that is drawn."""
+        return jax.random.key(self.cell.seed)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its last step and its figures are on the disk."""
+        return (self.directory / "result.json").exists()
 
     @property
     def checkpoints(self) -> Path:
@@ -84,7 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _command(name: str, preset: Config, arguments: list[str]) -> None:
-    def command(config: Config = preset, place: Place = Place(out=Path("runs", name))) -> None:
+    usual = Place(out=Path("runs", name))
+
+    def command(config: Config = preset, place: Place = usual) -> None:
         run(name, config, place)
 
     tyro.cli(
@@ -114,60 +109,62 @@ def run(name: str, config: Config, place: Place) -> dict[str, Any]:
     if config.devices and jax.config.jax_num_cpu_devices < config.devices:  # pyright: ignore[reportAttributeAccessIssue] # set by name
         jax.config.update("jax_num_cpu_devices", config.devices)
     out = place.out or Path("runs", name)
+    stages, cells = grid.stages(config), grid.cells(config)
     mine = {"name": name, **identity(config)}
-    _refuse_another(out, mine, overwrite=place.overwrite)
-    dataset = data.load(
-        config.data,
-        splits=(config.train_split, config.test_split),
-        data_dir=place.data_dir,
-        data_from=place.data_from,
-    )
-    _claim(out, mine, overwrite=place.overwrite)
-    print(results.headline(name, config, dataset))
-    for training in _grid(config, dataset, out):
-        _finish(training)
+    refuse_another(out, mine, overwrite=place.overwrite)
+    bench = _bench(place, out)
+    trainings = [bench(cell) for cell in cells]
+    claim(out, mine, list(stages), overwrite=place.overwrite)
+    print(results.headline(name, config, trainings[0].dataset))
+    for training in trainings:
+        _finish(training, bench)
     return results.conclude(name, config, out)
 
 
-def _refuse_another(out: Path, mine: dict[str, Any], *, overwrite: bool) -> None:
-    """Stop where the directory holds anything but this run, or a run that may be deleted."""
-    note = out / "run.json"
-    held = json.loads(note.read_text()) if note.exists() else None
-    if held is None and out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} holds files that are no run; name another directory by `--out`.")
-    if held is not None and held != mine and not overwrite:
-        field = next(key for key in {**held, **mine} if held.get(key) != mine.get(key))
-        raise ValueError(
-            f"{out} holds another run: `{field}` is {held.get(field)} there and {mine.get(field)}"
-            " here. Name another directory by `--out`, or delete that run by `--overwrite`."
-        )
+def _bench(place: Place, out: Path) -> Callable[[grid.Cell], Training]:
+    """Return what makes a training of a cell; data and compiled steps are shared where they can."""
+
+    @functools.cache
+    def dataset(name: str, train_split: str, test_split: str) -> data.Dataset:
+        splits = (train_split, test_split)
+        return data.load(name, splits=splits, data_dir=place.data_dir, data_from=place.data_from)
+
+    trainers: dict[tuple[str, str, float], train.Trainer] = {}
+
+    def bench(cell: grid.Cell) -> Training:
+        config = cell.config
+        examples = dataset(config.data, config.train_split, config.test_split)
+        steps = config.epochs * (len(examples.train.labels) // config.batch)
+        shared = (config.stage, cell.variant, cell.sparsity)
+        if shared not in trainers:
+            trainers[shared] = _trainer(cell, examples, steps)
+        place = out / config.stage / cell.name
+        return Training(cell, examples, trainers[shared], steps, place)
+
+    return bench
 
 
-def _claim(out: Path, mine: dict[str, Any], *, overwrite: bool) -> None:
-    if overwrite:
-        shutil.rmtree(out / "trainings", ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
-    writers.replace_text(out / "run.json", json.dumps(mine, indent=1))
-
-
-def _grid(config: Config, dataset: data.Dataset, out: Path) -> Iterator[Training]:
-    """Yield the trainings; those of one sparsity share one compiled step."""
+def _trainer(cell: grid.Cell, dataset: data.Dataset, steps: int) -> train.Trainer:
+    config = cell.config
     if config.batch > len(dataset.train.labels):
         raise ValueError(
             f"`batch={config.batch}` is more than the {len(dataset.train.labels)} training images."
         )
-    shape = dataset.train.images.shape[1:]
-    network = train.normalised(config.model(shape, dataset.classes), dataset.train.images)
     mesh = train.mesh_of(config.devices)
     if config.batch % mesh.size:
         raise ValueError(f"`batch={config.batch}` must be a multiple of the {mesh.size} devices.")
-    steps = config.epochs * (len(dataset.train.labels) // config.batch)
-    for sparsity in config.sparsities:
-        optimizer = functools.partial(_optimizer, config, steps, sparsity)
-        trainer = train.trainer(network, optimizer, mesh, per_epoch=steps // config.epochs)
-        for seed in config.seeds:
-            place = out / "trainings" / f"{sparsity:g}-{seed}"
-            yield Training(config, dataset, trainer, steps, sparsity, seed, place)
+    return train.trainer(
+        _network(config, dataset),
+        functools.partial(_optimizer, config, steps, cell.sparsity),
+        mesh,
+        per_epoch=steps // config.epochs,
+        augment=config.augment,
+    )
+
+
+def _network(config: Config, dataset: data.Dataset) -> Network:
+    model = config.model(dataset.train.images.shape[1:], dataset.classes)
+    return train.normalised(model, dataset.train.images)
 
 
 def _optimizer(config: Config, steps: int, sparsity: float, key: jax.Array) -> Any:
@@ -177,37 +174,64 @@ def _optimizer(config: Config, steps: int, sparsity: float, key: jax.Array) -> A
     return optax.chain(*parts)
 
 
-def _finish(training: Training) -> None:
+def _finish(training: Training, bench: Callable[[grid.Cell], Training]) -> None:
     """Train from the last good checkpoint to the end, unless that was done before."""
-    if (training.directory / "result.json").exists():
-        print(f"{training.label}: was finished before")
+    label = training.cell.label
+    if training.is_finished:
+        print(f"{label}: was finished before")
         return
-    seed = jax.random.key(training.seed)
-    kept = checkpoint.restore(training.checkpoints, training.trainer.init(seed))
+    kept = checkpoint.restore(training.checkpoints, _initial(training, bench))
     for sentence in kept.refused:
         print(sentence)
     if kept.step is not None:
-        print(f"{training.label}: goes on from step {kept.step}")
+        print(f"{label}: goes on from step {kept.step}")
     started = time.perf_counter()
     state = _train(training, kept.state, kept.step or 0)
     if max(training.trainer.traces.values()) > 1:
         raise RuntimeError(f"A function was compiled twice in one run: {training.trainer.traces}.")
     result = {
-        "sparsity": training.sparsity,
-        "seed": training.seed,
+        "variant": training.cell.variant,
+        "sparsity": training.cell.sparsity,
+        "seed": training.cell.seed,
         "seconds": round(time.perf_counter() - started, 2),
         "resumed_from": kept.step or 0,
+        **training.config.examine(_finished(training, state)),
     }
     results.keep(training.directory, result, state.params, training.dataset.train.images.shape[1:])
     if not sys.stderr.isatty():  # where no progress bar has said so
-        print(f"{training.label}: finished in {result['seconds']:.0f} s", flush=True)
+        print(f"{label}: finished in {result['seconds']:.0f} s", flush=True)
+
+
+def _initial(training: Training, bench: Callable[[grid.Cell], Training]) -> train.State:
+    """Return the state that a training begins with: drawn, or made of what another one learned."""
+    cell = training.cell
+    earlier = grid.before(cell)
+    if earlier is None:
+        return training.trainer.init(training.key)
+    first = bench(earlier)
+    if not first.is_finished:
+        _finish(first, bench)
+    learned = checkpoint.restore(first.checkpoints, first.trainer.init(first.key))
+    if learned.step != first.steps:
+        raise ValueError(f"{first.directory} has lost its last checkpoint; delete that directory.")
+    begin = cell.config.begin(cell.config, cell.sparsity, training.key, learned.state)
+    return training.trainer.init(training.key, begin)
+
+
+def _finished(training: Training, state: train.State) -> Finished:
+    cell, network = training.cell, _network(training.config, training.dataset)
+    return Finished(
+        cell.config, network, state, training.dataset, cell.sparsity, cell.seed, training.directory
+    )
 
 
 def _train(training: Training, state: train.State, done: int) -> train.State:
     config, steps = training.config, training.steps
     per_epoch = steps // config.epochs
-    batches = data.batches(training.dataset.train, config.batch, seed=training.seed, start=done)
-    bar = tqdm(total=steps, initial=done, desc=training.label, unit="step", disable=None)
+    batches = data.batches(
+        training.dataset.train, config.batch, seed=training.cell.seed, start=done
+    )
+    bar = tqdm(total=steps, initial=done, desc=training.cell.label, unit="step", disable=None)
     saved = done
     with bar, writers.writer(training.directory, after=done) as write:
         for number in range(done + 1, steps + 1):
@@ -226,7 +250,7 @@ def _train(training: Training, state: train.State, done: int) -> train.State:
 
 
 def _measure(training: Training, state: train.State, per_epoch: int) -> writers.Row:
-    tested = training.trainer.evaluate(state.params, training.dataset.test)
+    tested = training.trainer.evaluate(state, training.dataset.test)
     layers = report.layers(state.params)
     zeros = sum(layer.size - layer.nonzeros for layer in layers)
     return {
@@ -247,7 +271,7 @@ def _check(training: Training, state: train.State, saved: int) -> None:
     if what:
         last = f"that of step {saved} in {training.checkpoints}" if saved else "none so far"
         raise ValueError(
-            f"{what} ({training.label}): the run stopped. The last good checkpoint is {last}."
+            f"{what} ({training.cell.label}): the run stopped. The last good checkpoint is {last}."
             " A lower `--learning-rate` may help."
         )
 

@@ -15,6 +15,9 @@ from experiments.models import Network
 
 __all__ = ["Evaluation", "State", "Trainer", "mesh_of", "normalised", "trainer"]
 
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
+"""PRNG key, uint8 images -> images of the same shape and dtype."""
+
 _EVALUATE = 1000  # examples a call at most, about
 
 
@@ -24,6 +27,8 @@ class State(NamedTuple):
     Attributes:
         step: int32, updates so far.
         params: the network's.
+        stats: the network's running statistics.
+        key: of what a step draws for itself; it stays, and the step is folded in.
         opt_state: the optimizer's and the pruner's, with its masks and keys.
         loss: float32, sum of the batches' losses in this epoch so far.
         broken_at: int32, first step whose loss was not finite; 0 while there was none.
@@ -31,6 +36,8 @@ class State(NamedTuple):
 
     step: jax.Array
     params: Any
+    stats: Any
+    key: jax.Array
     opt_state: Any
     loss: jax.Array
     broken_at: jax.Array
@@ -47,15 +54,16 @@ class Trainer(NamedTuple):
     """The compiled functions of one network and one optimizer.
 
     Attributes:
-        init: PRNG key -> state.
+        init: PRNG key, and the params and statistics to begin with where they are not drawn ->
+            state.
         step: state (donated), uint8 images, int32 labels -> state.
-        evaluate: params, split -> evaluation.
+        evaluate: state, split -> evaluation.
         traces: how often each function was traced: once, whatever a run does.
     """
 
-    init: Callable[[jax.Array], State]
+    init: Callable[..., State]
     step: Callable[[State, np.ndarray, np.ndarray], State]
-    evaluate: Callable[[Any, Split], Evaluation]
+    evaluate: Callable[[State, Split], Evaluation]
     traces: dict[str, int]
 
 
@@ -94,11 +102,14 @@ def normalised(network: Network, images: np.ndarray) -> Network:
     mean = np.average(np.arange(256), weights=counts)
     deviation = math.sqrt(np.average((np.arange(256) - mean) ** 2, weights=counts))
 
-    def apply(params: Any, images: jax.Array) -> jax.Array:
-        floats = (images.astype(jnp.float32) - np.float32(mean)) / np.float32(deviation)
-        return network.apply(params, floats)
+    def floats(images: jax.Array) -> jax.Array:
+        return (images.astype(jnp.float32) - np.float32(mean)) / np.float32(deviation)
 
-    return Network(network.init, apply)
+    return Network(
+        network.init,
+        lambda params, stats, images: network.apply(params, stats, floats(images)),
+        lambda params, stats, images: network.train(params, stats, floats(images)),
+    )
 
 
 def trainer(
@@ -107,6 +118,7 @@ def trainer(
     mesh: Mesh,
     *,
     per_epoch: int,
+    augment: Augment | None = None,
 ) -> Trainer:
     """Return the functions that train a network data-parallel over a mesh.
 
@@ -115,6 +127,7 @@ def trainer(
         optimizer: PRNG key -> transform; the key may reach its state only.
         mesh: of `mesh_of`.
         per_epoch: steps over which losses are summed up.
+        augment: changes the images of a step.
 
     Returns:
         The trainer.
@@ -124,13 +137,16 @@ def trainer(
     update = optax.with_extra_args_support(optimizer(jax.random.key(0))).update
     traces: dict[str, int] = {}
     step = jax.jit(
-        _counted(_step(network, update, per_epoch), traces), donate_argnums=0, out_shardings=whole
+        _counted(_step(network, update, per_epoch, augment), traces),
+        donate_argnums=0,
+        out_shardings=whole,
     )
     score = jax.jit(_counted(_score(network), traces), out_shardings=whole)
 
-    def evaluate(params: Any, examples: Split) -> Evaluation:
+    def evaluate(state: State, examples: Split) -> Evaluation:
+        learned = (state.params, state.stats)
         parts = (jax.device_put(part, split) for part in _chunks(examples, mesh.size))
-        sums = np.sum([np.asarray(score(params, *part), np.float64) for part in parts], axis=0)
+        sums = np.sum([np.asarray(score(*learned, *part), np.float64) for part in parts], axis=0)
         return Evaluation(*(sums / len(examples.labels)).tolist())
 
     def advance(state: State, images: np.ndarray, labels: np.ndarray) -> State:
@@ -148,41 +164,61 @@ def trainer(
     )
 
 
-def _init(network: Network, optimizer: Callable[..., Any]) -> Callable[[jax.Array], State]:
-    def init(key: jax.Array) -> State:
+def _init(network: Network, optimizer: Callable[..., Any]) -> Callable[..., State]:
+    def init(key: jax.Array, begin: tuple[Any, Any] | None = None) -> State:
         of_params, of_optimizer = jax.random.split(key)
-        params = network.init(of_params)
+        params, stats = network.init(of_params) if begin is None else begin
         opt_state = optimizer(of_optimizer).init(params)
-        return State(jnp.int32(0), params, opt_state, jnp.float32(0), jnp.int32(0))
+        return State(
+            step=jnp.int32(0),
+            params=params,
+            stats=stats,
+            key=jax.random.fold_in(of_params, 1),
+            opt_state=opt_state,
+            loss=jnp.float32(0),
+            broken_at=jnp.int32(0),
+        )
 
     return init
 
 
-def _step(network: Network, update: Callable[..., Any], per_epoch: int) -> Callable[..., State]:
-    def loss_of(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
-        return _losses(network.apply(params, images), labels).mean()
+def _step(
+    network: Network, update: Callable[..., Any], per_epoch: int, augment: Augment | None
+) -> Callable[..., State]:
+    def loss_of(params: Any, stats: Any, images: Any, labels: Any) -> tuple[jax.Array, Any]:
+        logits, stats = network.train(params, stats, images)
+        return _losses(logits, labels).mean(), stats
 
     def step(state: State, images: jax.Array, labels: jax.Array) -> State:
-        loss, grads = jax.value_and_grad(loss_of)(state.params, images, labels)
-        updates, opt_state = update(grads, state.opt_state, state.params, grad=grads, value=loss)
+        if augment is not None:
+            images = augment(jax.random.fold_in(state.key, state.step), images)
+        example = (state.stats, images, labels)
+        (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, *example)
+        given = {"grad": grads, "value": loss, "obj_fn": lambda p: loss_of(p, *example)[0]}
+        updates, opt_state = update(grads, state.opt_state, state.params, **given)
         number = state.step + 1
         breaks = (state.broken_at == 0) & ~jnp.isfinite(loss)
         return State(
-            number,
-            optax.apply_updates(state.params, updates),
-            opt_state,
-            jnp.where(state.step % per_epoch == 0, 0, state.loss) + loss,
-            jnp.where(breaks, number, state.broken_at),
+            step=number,
+            params=optax.apply_updates(state.params, updates),
+            stats=stats,
+            key=state.key,
+            opt_state=opt_state,
+            loss=jnp.where(state.step % per_epoch == 0, 0, state.loss) + loss,
+            broken_at=jnp.where(breaks, number, state.broken_at),
         )
 
     return step
 
 
 def _score(network: Network) -> Callable[..., jax.Array]:
-    def score(params: Any, images: jax.Array, labels: jax.Array, real: jax.Array) -> jax.Array:
-        logits = network.apply(params, images)
-        right = logits.argmax(-1) == labels
-        return jnp.stack([jnp.where(real, _losses(logits, labels), 0).sum(), (real & right).sum()])
+    """Return a function that sums up loss and accuracy; those of an image's pixels are averaged."""
+
+    def score(params: Any, stats: Any, images: Any, labels: Any, real: jax.Array) -> jax.Array:
+        logits = network.apply(params, stats, images)
+        by_label = jnp.stack([_losses(logits, labels), logits.argmax(-1) == labels])
+        by_image = by_label.reshape(*by_label.shape[:2], -1).mean(-1)
+        return jnp.where(real, by_image, 0).sum(-1)
 
     return score
 

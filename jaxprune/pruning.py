@@ -145,26 +145,30 @@ def prune_gradually(
 
 
 class KeepMaskedState(NamedTuple):
-    """The state of `keep_masked`: the masks given."""
+    """The state of `keep_masked`: the masks given, or found."""
 
     masks: Masks
 
 
-def keep_masked(masks: Masks) -> optax.GradientTransformationExtraArgs:
+def keep_masked(
+    masks: Masks | None = None, *, where: Where = is_kernel
+) -> optax.GradientTransformationExtraArgs:
     """Hold what the masks remove at exactly 0; last in the chain.
 
-    For fine-tuning, and with `masks.from_params` for a model that came sparse. Params need not be
-    masked before: the first update lands on zeros.
+    For fine-tuning, and for a model that came sparse. Params need not be masked before: the first
+    update lands on zeros.
 
     Args:
-        masks: boolean arrays of the leaves' shapes, or 0-d.
+        masks: boolean arrays of the leaves' shapes, or 0-d; without them, what is 0 in the params
+            that `init` is given stays 0.
+        where: which leaves take part, where no masks are given.
 
     Returns:
         The transform; its state is a `KeepMaskedState`.
 
     Raises:
         ValueError: in `init`, if structure or shapes differ from the params', naming the first
-            leaf that does; in `update`, if `params` is missing.
+            leaf that does, or if `where` matches nothing; in `update`, if `params` is missing.
 
     Example:
         >>> tx = optax.chain(optax.sgd(0.1), keep_masked({"w": jnp.array([True, False])}))
@@ -175,6 +179,8 @@ def keep_masked(masks: Masks) -> optax.GradientTransformationExtraArgs:
     """
 
     def init(params: Params) -> KeepMaskedState:
+        if masks is None:
+            return KeepMaskedState(masks_.from_params(params, where=where))
         same_structure(masks, params, "masks")
         like_params = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(masks))
         jax.eval_shape(masks_.apply, params, like_params)

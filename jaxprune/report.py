@@ -97,8 +97,10 @@ def table(rows: Sequence[Layer]) -> str:
     """
     head = ("layer", "shape", "weights", "nonzeros", "sparsity", "empty outputs", "empty inputs")
     body = [_cells(row) for row in rows]
-    size, nonzeros = sum(row.size for row in rows), sum(row.nonzeros for row in rows)
-    outputs, inputs = sum(r.empty_outputs for r in rows), sum(r.empty_inputs for r in rows)
+    size, nonzeros, outputs, inputs = (
+        sum(getattr(row, field) for row in rows)
+        for field in ("size", "nonzeros", "empty_outputs", "empty_inputs")
+    )
     sparsity = f"{1 - nonzeros / max(size, 1):.1%}".replace("%", " %")
     total = ("total", "", f"{size:,}", f"{nonzeros:,}", sparsity, f"{outputs}", f"{inputs}")
     return _aligned([head, *body, total])
@@ -144,10 +146,9 @@ def plot_run(
     Returns:
         A figure with three or four panels.
     """
-    mosaic = ";".join(["AAL"] * 3 + ["SSL" if inputs is None else "SSI"] * 2)
-    figure, panels = _figure(11, 6.4, mosaic)
+    panels = _figure(11, 6.4, ";".join(["AAL"] * 3 + ["SSL" if inputs is None else "SSI"] * 2))
+    figure, by_name = panels[0], dict(zip("ALSI", panels[1], strict=False))
     colours = [_DENSE, *_COLOURS] if len(curves) > 1 else _COLOURS
-    by_name = dict(zip("ALSI", panels, strict=False))
     for (label, seeds), colour in zip(curves.items(), colours, strict=False):
         _draw_accuracy(by_name["A"], seeds, label, colour)
         steps = np.array([row["step"] for row in seeds[0]])
@@ -160,35 +161,48 @@ def plot_run(
     return figure
 
 
-def plot_tradeoff(points: Mapping[float, Sequence[float]], *, title: str = "") -> "Figure":
+def plot_tradeoff(
+    points: Mapping[str, Mapping[float, Sequence[float]]], *, title: str = ""
+) -> "Figure":
     """Draw accuracy against sparsity, the spread over seeds included.
 
     Args:
-        points: sparsity in [0, 1] -> accuracies in [0, 1], one a seed; 0 is the dense control.
+        points: method -> sparsity in [0, 1] -> accuracies in [0, 1], one a seed; sparsity 0 is the
+            dense control, drawn once as a band.
         title: above the panel.
 
     Returns:
         A figure with one panel.
     """
     figure, (axes,) = _figure(6.4, 3.8, "A")
-    pruned = sorted(sparsity for sparsity in points if sparsity > 0)
-    places = np.arange(len(pruned))
-    if 0 in points:
-        _draw_dense(axes, 100 * np.asarray(points[0]))
-    for place, sparsity in zip(places, pruned, strict=True):
-        values = 100 * np.asarray(points[sparsity])
-        axes.plot(
-            np.full(len(values), place), values, "o", ms=5, alpha=0.5, mec="none", c=_COLOURS[0]
-        )
-    means = [100 * np.mean(points[sparsity]) for sparsity in pruned]
-    axes.plot(places, means, "-", color=_COLOURS[0], label="pruned: mean, and each seed")
-    axes.set_xticks(places, [f"{100 * sparsity:g} %" for sparsity in pruned])
+    pruned = sorted({s for method in points.values() for s in method if s > 0})
+    dense = np.array([100 * value for method in points.values() for value in method.get(0, [])])
+    if dense.size:
+        axes.axhspan(dense.min(), dense.max(), color=_DENSE, alpha=0.25, lw=0)
+        axes.axhline(dense.mean(), color=_DENSE, lw=1.6, label="dense: mean, and range over seeds")
+    lines = [item for item in points.items() if any(item[1])]
+    for number, (name, method) in enumerate(lines):
+        shift = 0.12 * (number - (len(lines) - 1) / 2)  # so that seeds of methods do not coincide
+        _draw_method(axes, name or "pruned", method, pruned, shift, _COLOURS[number % 6])
+    axes.set_xticks(np.arange(len(pruned)), [f"{100 * sparsity:g} %" for sparsity in pruned])
     axes.set(xlabel="weights removed", ylabel="test accuracy in %")
     axes.set_title(title, **_TITLE)
     axes.grid(axis="y", color=_FAINT, lw=0.6)
     axes.margins(x=0.08)
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="lower left", frameon=False, fontsize=9)
     return figure
+
+
+def _draw_method(
+    axes: "Axes", name: str, method: Any, pruned: list[float], shift: float, colour: str
+) -> None:
+    sparsities = [sparsity for sparsity in pruned if sparsity in method]
+    places = [pruned.index(sparsity) + shift for sparsity in sparsities]
+    seeds = [100 * np.asarray(method[sparsity]) for sparsity in sparsities]
+    for place, values in zip(places, seeds, strict=True):
+        axes.plot(np.full(len(values), place), values, "o", ms=5, alpha=0.5, mec="none", c=colour)
+    means = [values.mean() for values in seeds]
+    axes.plot(places, means, "-", color=colour, label=f"{name}: mean, and each seed")
 
 
 def _layer(name: str, kernel: np.ndarray) -> Layer:
@@ -238,8 +252,7 @@ def _stack(seeds: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarra
 
 
 def _draw_accuracy(axes: "Axes", seeds: Any, label: str, colour: str) -> None:
-    steps = [row["step"] for row in seeds[0]]
-    accuracy = 100 * _stack(seeds, "test_accuracy")
+    steps, accuracy = [row["step"] for row in seeds[0]], 100 * _stack(seeds, "test_accuracy")
     mean = accuracy.mean(0)
     if len(seeds) > 1:
         axes.fill_between(steps, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.2, lw=0)
@@ -282,12 +295,6 @@ def _draw_layers(axes: "Axes", rows: Sequence[Layer]) -> None:
 
 def _draw_inputs(axes: "Axes", inputs: np.ndarray) -> None:
     image = axes.imshow(inputs, cmap="cividis", vmin=0)
-    axes.set_anchor("W")
     axes.figure.colorbar(image, cax=axes.inset_axes((1.06, 0, 0.06, 1)))
-    axes.set(xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[], anchor="W")
     axes.set_title("Weights left at each input", **_TITLE)
-
-
-def _draw_dense(axes: "Axes", dense: np.ndarray) -> None:
-    axes.axhspan(dense.min(), dense.max(), color=_DENSE, alpha=0.25, lw=0)
-    axes.axhline(dense.mean(), color=_DENSE, lw=1.6, label="dense: mean, and range over seeds")

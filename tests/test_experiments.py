@@ -17,11 +17,17 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import configs, data, models, run, train
-from experiments.config import Config, cosine_adam, identity
+from experiments import configs, data, grid, models, place, run, train
+from experiments.augment import crop_and_flip
+from experiments.config import Config, Finished, cosine_adam, identity, keep_zeros
 from experiments.models.lenet5 import lenet5
+from experiments.models.lenet5_caffe import lenet5_caffe
 from experiments.models.lenet300 import lenet300, lenet300_linen
+from experiments.models.mobilenet import mobilenet_v2
+from experiments.models.resnet import resnet8, resnet56
+from experiments.models.vgg import vgg16, vgg19
 from jaxprune import checkpoint, masks, scores
+from jaxprune.one_shot import prune
 
 pytestmark = pytest.mark.slow
 
@@ -78,10 +84,10 @@ def results_of(out: Path) -> dict[str, Any]:
 
 def final(out: Path, training: str = "0.9-0") -> list[bytes]:
     """Return every leaf of the last state, masks and keys included, as bytes."""
-    dataset = data.load("digits")
-    (pruned,) = run._grid(PRUNED, dataset, out)
+    (cell,) = grid.cells(PRUNED)
+    trainer = run._bench(run.Place(), out)(cell).trainer
     kept = checkpoint.restore(
-        out / "trainings" / training / "checkpoints", pruned.trainer.init(jax.random.key(7))
+        out / "trainings" / training / "checkpoints", trainer.init(jax.random.key(7))
     )
     assert kept.step == _STEPS and masks.read(kept.state.opt_state) is not None
     return [raw(leaf) for leaf in jax.tree.leaves(kept.state)]
@@ -253,12 +259,12 @@ def test_a_directory_with_other_files_is_refused_whatever_the_flags(tmp_path: Pa
 
 
 def test_overwriting_takes_the_directory_of_another_run(tmp_path: Path) -> None:
-    run._claim(tmp_path / "x", {"batch": 64}, overwrite=False)
+    place.claim(tmp_path / "x", {"batch": 64}, ["trainings"], overwrite=False)
     (tmp_path / "x" / "trainings").mkdir()
-    run._refuse_another(tmp_path / "x", {"batch": 32}, overwrite=True)
-    run._claim(tmp_path / "x", {"batch": 32}, overwrite=True)
+    place.refuse_another(tmp_path / "x", {"batch": 32}, overwrite=True)
+    place.claim(tmp_path / "x", {"batch": 32}, ["trainings"], overwrite=True)
     assert not (tmp_path / "x" / "trainings").exists()
-    run._refuse_another(tmp_path / "x", {"batch": 32}, overwrite=False)
+    place.refuse_another(tmp_path / "x", {"batch": 32}, overwrite=False)
 
 
 def test_a_run_whose_data_are_not_to_be_had_leaves_no_directory(tmp_path: Path) -> None:
@@ -316,19 +322,38 @@ def test_a_config_opens_with_its_command_and_the_figure_to_expect(name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("model", "weights"), [(lenet300, 266_200), (lenet300_linen, 266_200), (lenet5, 61_470)]
+    ("model", "side", "classes", "weights", "params"),
+    [
+        (lenet300, 28, 10, 266_200, 266_610),
+        (lenet300_linen, 28, 10, 266_200, 266_610),
+        (lenet5, 28, 10, 61_470, 61_706),
+        (lenet5_caffe, 28, 10, 430_500, 431_080),
+        # The counts that papers and other libraries give; batch norms are among the params.
+        (resnet56, 32, 10, 848_944, 853_018),
+        (vgg19, 32, 100, 20_070_080, 20_081_188),
+        (mobilenet_v2, 32, 10, 2_202_560, 2_236_682),
+    ],
 )
-def test_a_network_has_as_many_weights_as_it_says(model: models.Model, weights: int) -> None:
-    params = jax.eval_shape(model((28, 28, 1), 10).init, jax.random.key(0))
-    assert sum(leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1) == weights
+def test_a_network_has_as_many_weights_as_it_says(
+    model: models.Model, side: int, classes: int, weights: int, params: int
+) -> None:
+    network = model((side, side, 1 if side == 28 else 3), classes)
+    leaves = jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0))[0])
+    assert sum(leaf.size for leaf in leaves if leaf.ndim > 1) == weights
+    assert sum(leaf.size for leaf in leaves) == params
+
+
+def test_a_vgg16_has_4224_filters() -> None:
+    params, _ = jax.eval_shape(vgg16((32, 32, 3), 10).init, jax.random.key(0))
+    assert sum(leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim == 4) == 4224
 
 
 def test_the_network_in_linen_is_the_one_in_nnx() -> None:
     ours, theirs = lenet300((8, 8, 1), 10), lenet300_linen((8, 8, 1), 10)
-    params = ours.init(jax.random.key(0))
+    params, stats = ours.init(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (5, 8, 8, 1))
     as_dict = nnx.to_pure_dict(params)
-    assert (ours.apply(params, images) == theirs.apply(as_dict, images)).all()
+    assert (ours.apply(params, stats, images) == theirs.apply(as_dict, {}, images)).all()
 
 
 @pytest.fixture(name="trained", scope="module")
@@ -340,7 +365,7 @@ def some_steps() -> tuple[models.Network, train.Trainer, data.Dataset, train.Sta
     state = trainer.init(jax.random.key(0))
     for _, batch in zip(range(3), data.batches(digits.train, 64, seed=0), strict=False):
         state = trainer.step(state, *batch)
-    trainer.evaluate(state.params, digits.test)
+    trainer.evaluate(state, digits.test)
     return network, trainer, digits, state
 
 
@@ -355,7 +380,7 @@ def test_the_loss_is_summed_up_since_the_epoch_began(trained: Any) -> None:
     for _ in range(2):
         again = trainer.step(again, *next(batches))
     images, labels = next(batches)
-    answers = network.apply(again.params, images)
+    answers = network.apply(again.params, again.stats, images)
     alone = optax.softmax_cross_entropy_with_integer_labels(answers, labels).mean()
     assert float(state.loss) == pytest.approx(float(alone), rel=1e-5)
 
@@ -367,14 +392,102 @@ def test_evaluation_counts_every_example_once(
     network, trainer, digits, state = trained
     monkeypatch.setattr(train, "_EVALUATE", limit)
     some = data.Split(digits.test.images[:337], digits.test.labels[:337])
-    answers = np.asarray(network.apply(state.params, some.images)).argmax(-1)
-    assert trainer.evaluate(state.params, some).accuracy == pytest.approx(
-        (answers == some.labels).mean()
-    )
+    answers = np.asarray(network.apply(state.params, state.stats, some.images)).argmax(-1)
+    assert trainer.evaluate(state, some).accuracy == pytest.approx((answers == some.labels).mean())
 
 
 def test_normalised_images_have_mean_zero_and_deviation_one() -> None:
     images = data.load("digits").train.images
-    seen = train.normalised(models.Network(lambda key: 0, lambda params, x: x), images)
-    floats = np.asarray(seen.apply(0, images), np.float64)
+    identical = models.Network(lambda key: (0, 0), lambda p, s, x: x, lambda p, s, x: (x, s))
+    floats = np.asarray(train.normalised(identical, images).apply(0, 0, images), np.float64)
     assert abs(floats.mean()) < 1e-5 and abs(floats.std() - 1) < 1e-5
+
+
+# Variants, stages, batch statistics.
+
+
+def at_one_stroke(config: Config, sparsity: float, key: jax.Array, state: Any) -> tuple[Any, Any]:
+    return masks.apply(state.params, prune(state.params, sparsity)), state.stats
+
+
+def size_of(finished: Finished) -> dict[str, float]:
+    return {"bias_sum": float(jnp.sum(finished.state.params["output"]["bias"][...]))}
+
+
+BASE = dataclasses.replace(TINY, sparsities=(0.0,), epochs=1, stage="base", learning_rate=0.02)
+STAGED = dataclasses.replace(
+    BASE,
+    stage="trainings",
+    after=BASE,
+    sparsities=(0.5,),
+    variants={
+        "one-shot": {"begin": at_one_stroke, "pruner": keep_zeros},
+        "gradual": {"examine": size_of},
+    },
+)
+
+
+@pytest.fixture(name="staged", scope="module")
+def staged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "staged"
+    run.run("staged", STAGED, run.Place(out=out))
+    return out
+
+
+def test_the_stage_before_is_trained_once_and_serves_all_variants(staged: Path) -> None:
+    assert [p.name for p in (staged / "base").iterdir()] == ["0-0"]
+    names = {p.name for p in (staged / "trainings").iterdir()}
+    assert names == {"one-shot-0.5-0", "gradual-0.5-0"}
+
+
+def test_what_is_zero_at_the_beginning_of_a_fine_tuning_stays_zero(staged: Path) -> None:
+    rows = {row["variant"]: row for row in results_of(staged)["trainings"]}
+    assert {row["weights"] - row["nonzeros"] for row in rows.values()} == {
+        round(0.5 * rows["gradual"]["weights"])
+    }
+    first = json.loads(metrics(staged, "one-shot-0.5-0").splitlines()[0])
+    assert first["sparsity"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_fine_tuning_begins_with_what_was_learned(staged: Path) -> None:
+    (before,), (after,) = (
+        [json.loads(line) for line in (staged / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("base/0-0", "trainings/one-shot-0.5-0")
+    )
+    assert after["train_loss"] < before["train_loss"] / 2
+
+
+def test_figures_of_a_config_s_own_reach_the_tables(staged: Path) -> None:
+    with (staged / "results.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows[0]["bias_sum"] == "" and np.isfinite(float(rows[1]["bias_sum"]))
+
+
+def test_a_training_without_a_beginning_in_the_stage_before_is_refused() -> None:
+    two = dataclasses.replace(BASE, sparsities=(0.0, 0.9))
+    (cell, _) = grid.cells(dataclasses.replace(STAGED, after=two))
+    with pytest.raises(ValueError, match="one-shot, 50 % removed, seed 0 .* but 2 fit there"):
+        grid.before(cell)
+    with pytest.raises(ValueError, match="Two stages are called `base`"):
+        grid.stages(dataclasses.replace(STAGED, stage="base"))
+
+
+def test_batch_statistics_move_in_training_and_are_used_in_evaluation() -> None:
+    network = resnet8((8, 8, 3), 10)
+    params, stats = jax.jit(network.init)(jax.random.key(0))
+    images = 3 + jax.random.normal(jax.random.key(1), (16, 8, 8, 3))
+    logits, moved = jax.jit(network.train)(params, stats, images)
+    pairs = zip(jax.tree.leaves(stats), jax.tree.leaves(moved), strict=True)
+    assert all(bool((old != new).any()) for old, new in pairs)
+    assert not np.allclose(logits, jax.jit(network.apply)(params, stats, images), atol=0.1)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_crop_is_a_part_of_the_image_perhaps_mirrored(seed: int) -> None:
+    images = np.arange(1, 65, dtype=np.uint8).reshape(1, 8, 8, 1).repeat(32, 0)
+    cropped = np.asarray(crop_and_flip(jax.random.key(seed), images, margin=2))
+    padded = np.pad(images[0, :, :, 0], 2)
+    windows = [padded[i : i + 8, j : j + 8] for i in range(5) for j in range(5)]
+    parts = {part.tobytes() for window in windows for part in (window, window[:, ::-1].copy())}
+    seen = {image[:, :, 0].tobytes() for image in cropped}
+    assert seen <= parts and len(seen) > 10

@@ -86,7 +86,8 @@ def test_the_inputs_get_a_panel_of_their_own() -> None:
 
 
 def test_a_tradeoff_shows_every_seed() -> None:
-    figure = report.plot_tradeoff({0.0: [0.98, 0.99], 0.9: [0.97, 0.98], 0.95: [0.96, 0.97]})
+    points = {"L1": {0.0: [0.98, 0.99], 0.9: [0.97, 0.98], 0.95: [0.96, 0.97]}}
+    figure = report.plot_tradeoff(points)
     dots = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
     assert [list(np.round(np.asarray(line.get_ydata()), 6)) for line in dots] == [
         [97, 98],
@@ -96,7 +97,7 @@ def test_a_tradeoff_shows_every_seed() -> None:
 
 def test_a_figure_can_be_written_without_a_display() -> None:
     stream = io.BytesIO()
-    report.plot_tradeoff({0.0: [0.98], 0.9: [0.97]}).savefig(stream, format="png")
+    report.plot_tradeoff({"": {0.0: [0.98], 0.9: [0.97]}}).savefig(stream, format="png")
     assert stream.getvalue().startswith(b"\x89PNG")
 
 
