@@ -3,12 +3,14 @@
 from importlib.metadata import version as _version
 
 from jaxprune import allocation as allocation
+from jaxprune import decay as decay
 from jaxprune import granularity as granularity
 from jaxprune import masks as masks
 from jaxprune import moments as moments
 from jaxprune import one_shot as one_shot
 from jaxprune import penalties as penalties
 from jaxprune import pruning as pruning
+from jaxprune import relevance as relevance
 from jaxprune import schedules as schedules
 from jaxprune import scores as scores
 from jaxprune import selection as selection

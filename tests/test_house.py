@@ -21,15 +21,15 @@ LAYERS = (
     # Ring 1: pure and stateless.
     {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},
     {"allocation", "structure.rules", "curvature", "hazards", "_bits"},
-    {"selection", "structure.trace", "calibration"},
+    {"selection", "structure.trace", "calibration", "diagonals", "krylov"},
     # Ring 2: know a loss or a graph.
     {"scores", "structure.groups", "second_order"},
     {"structure.plan"},
     {"structure.units", "structure.cut", "counts", "nodes"},
     {"structure.shrink", "structure.fold"},
     # Ring 3: state over steps, as optax transforms.
-    {"one_shot", "penalties"},
-    {"pruning", "moments", "growing", "relevance", "stochastic"},
+    {"one_shot", "penalties", "relevance"},
+    {"pruning", "moments", "growing", "decay", "stochastic"},
     {"dynamics"},
     # Ring 4: touch the world.
     {"checkpoint", "report", "procedures", "pictures"},

@@ -1,0 +1,290 @@
+"""How little a weight matters at the moment: coefficients that fall with its relevance.
+
+The relevance of a weight is the magnitude of a gradient: of the loss (irrelevance-weighted decay,
+LOBSTER) or of the outputs (sensitivity-driven regularization). A coefficient maps it, over a scale
+alpha, to 1 where it is 0 and to 0 where it is large. All is element-wise and in float32; a
+relevance is a constant to every derivative.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxprune._tree import chosen, is_kernel
+from jaxprune._types import Array, Params, Where
+
+__all__ = [
+    "Coefficient",
+    "Quantile",
+    "exponential",
+    "hyperbolic",
+    "irrelevance_penalty",
+    "linear",
+    "output_sensitivity",
+    "quantiles",
+    "weigh",
+]
+
+Coefficient = Callable[[Array, Any], Array]
+"""`coefficient(relevance, alpha)`: both >= 0, alpha a scalar -> 1 at relevance 0, falling to 0."""
+
+_INFINITY = 0x7F800000  # the bits of float32 infinity
+
+
+class Quantile(NamedTuple):
+    """An alpha taken from the gradients: this quantile of |g| over the weights that are not 0.
+
+    `jaxprune.decay` measures it at the first update and at the first one after each `restart`, and
+    holds it between. With a loss that is a mean, |g| lies far below 1, where an alpha of 1 does
+    nothing; this finds the scale. Ours, not the paper's.
+
+    Attributes:
+        q: the quantile, in (0, 1].
+    """
+
+    q: float
+
+    def measure(self, relevances: Sequence[Array], params: Sequence[Array], old: Array) -> Array:
+        """Return the least |g| that at least this fraction of the others do not exceed.
+
+        Args:
+            relevances: gradients, a leaf each; NaN is left out.
+            params: the weights, a leaf each; what is exactly 0 is left out.
+            old: float32 scalar, the answer where all is left out.
+
+        Returns:
+            float32 scalar > 0, an |g| to the last bit; where that is 0, the least normal number.
+        """
+        # Floats >= 0 are in the order of their bits: 31 halvings, without a sort.
+        bits = [
+            _bits(relevance, param) for relevance, param in zip(relevances, params, strict=True)
+        ]
+
+        def at_most(bound: Array) -> Array:
+            return sum((jnp.sum(leaf <= bound, dtype=jnp.int32) for leaf in bits), jnp.int32(0))
+
+        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bracket
+            middle = low + (high - low) // 2
+            enough = at_most(middle) >= goal
+            return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+        there = at_most(jnp.int32(_INFINITY))
+        goal = jnp.maximum(1, jnp.ceil(jnp.float32(self.q) * there).astype(jnp.int32))
+        _, found = lax.fori_loop(0, 32, halve, (jnp.int32(-1), jnp.int32(_INFINITY)))
+        alpha = lax.bitcast_convert_type(found, jnp.float32)
+        return jnp.where(there > 0, jnp.maximum(alpha, jnp.finfo(jnp.float32).tiny), old)
+
+
+def exponential(relevance: Array, alpha: Any) -> Array:
+    """Return `exp(-relevance / alpha)`, the irrelevance coefficient.
+
+    Args:
+        relevance: real, >= 0.
+        alpha: scale of the relevance, > 0.
+
+    Returns:
+        Values in [0, 1].
+
+    References:
+        Bonetta et al., "Regularization-based pruning of irrelevant weights in deep neural
+        architectures", 2022, as in the authors' code.
+
+    Example:
+        >>> exponential(jnp.array([0.0, 0.5]), 0.5)
+        Array([1.        , 0.36787945], dtype=float32)
+    """
+    return jnp.exp(-relevance / alpha)
+
+
+def hyperbolic(relevance: Array, alpha: Any) -> Array:
+    """Return `1 / (1 + relevance / alpha)`, which falls more slowly.
+
+    Args:
+        relevance: real, >= 0.
+        alpha: scale of the relevance, > 0; the authors' is the reciprocal of ours.
+
+    Returns:
+        Values in [0, 1].
+
+    References:
+        Bonetta et al., "Lightening CNN architectures by regularization driven weights pruning",
+        2022. Their code has `1 / (1 - alpha * |g|)`, which rises with |g|; the sign is ours.
+
+    Example:
+        >>> hyperbolic(jnp.array([0.0, 1.0, 3.0]), 1.0)
+        Array([1.  , 0.5 , 0.25], dtype=float32)
+    """
+    return 1 / (1 + relevance / alpha)
+
+
+def linear(relevance: Array, alpha: Any) -> Array:
+    """Return `max(0, 1 - relevance / alpha)`: from alpha on, a weight is left alone.
+
+    Args:
+        relevance: real, >= 0.
+        alpha: scale of the relevance, > 0; 1 in the papers.
+
+    Returns:
+        Values in [0, 1].
+
+    References:
+        Tartaglione et al., "Learning sparse neural networks via sensitivity-driven regularization",
+        2018 (bounded insensitivity), and "LOBSTER", 2022, as in its authors' code.
+
+    Example:
+        >>> linear(jnp.array([0.0, 0.25, 3.0]), 1.0)
+        Array([1.  , 0.75, 0.  ], dtype=float32)
+    """
+    return jnp.maximum(0, 1 - relevance / alpha)
+
+
+def weigh(
+    relevance: Array, *, coefficient: Coefficient = exponential, alpha: float | Array = 1.0
+) -> Array:
+    """Return the coefficient of each entry of a leaf.
+
+    Args:
+        relevance: real, of any sign: its magnitude counts; a constant to every derivative.
+        coefficient: `exponential`, `hyperbolic`, `linear`, or any function of their kind.
+        alpha: scale of the relevance, > 0; inf gives 1 throughout.
+
+    Returns:
+        Float32, or float64 where the relevance is. A coefficient that is NaN, as that of a NaN
+        relevance, is 0.
+
+    Example:
+        >>> weigh(jnp.array([0.0, -1.0, jnp.nan]))
+        Array([1.        , 0.36787945, 0.        ], dtype=float32)
+    """
+    dtype = jnp.promote_types(relevance.dtype, jnp.float32)
+    magnitude = jnp.abs(lax.stop_gradient(relevance)).astype(dtype)
+    weights = coefficient(magnitude, jnp.asarray(alpha, dtype))
+    return jnp.where(jnp.isnan(weights), 0, weights)
+
+
+def irrelevance_penalty(
+    params: Params,
+    grads: Any,
+    strength: Any,
+    *,
+    coefficient: Coefficient = exponential,
+    alpha: float | Array = 1.0,
+    where: Where = is_kernel,
+) -> Array:
+    """Return the penalty itself, `strength * sum_i coefficient(|g_i|) * w_i^2`: a figure to log.
+
+    As a term of a loss it has the gradient that `decay.add_irrelevance_penalty` adds.
+
+    Args:
+        params: any pytree of arrays.
+        grads: a tree like it, the gradients of the loss; constants to every derivative.
+        strength: a number.
+        coefficient: as for `weigh`.
+        alpha: the scale of |g|, > 0.
+        where: which leaves are penalised.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> float(irrelevance_penalty(jnp.array([[2.0, 1.0]]), jnp.zeros((1, 2)), 0.1))
+        0.5
+    """
+
+    def of_leaf(param: Array, grad: Array, penalised: bool) -> Any:
+        return (
+            jnp.sum(weigh(grad, coefficient=coefficient, alpha=alpha) * param**2)
+            if penalised
+            else 0.0
+        )
+
+    sums = jax.tree.map(of_leaf, params, grads, chosen(where, params))
+    return strength * jax.tree.reduce(jnp.add, sums)
+
+
+def quantiles(
+    relevances: Any,
+    at: Sequence[float] = (0.0, 0.1, 0.5, 0.9, 1.0),
+    *,
+    coefficient: Coefficient = exponential,
+    alpha: float | Array = 1.0,
+    where: Where = is_kernel,
+) -> Array:
+    """Return quantiles of the coefficient over all entries: a figure to log.
+
+    Where all of them are near 1, the penalty is the L2 penalty, and alpha too large.
+
+    Args:
+        relevances: gradients, or sensitivities.
+        at: which quantiles, each in [0, 1]; 0 is the least coefficient.
+        coefficient: as for `weigh`.
+        alpha: the scale of the relevance, > 0; that in use is in `decay.IrrelevanceState`.
+        where: which leaves count.
+
+    Returns:
+        float32 (len(at),).
+
+    Example:
+        >>> quantiles(jnp.array([[0.0, 0.25, 1.0]]), (0.0, 1.0), coefficient=linear)
+        Array([0., 1.], dtype=float32)
+    """
+    leaves, flags = jax.tree.leaves(relevances), jax.tree.leaves(chosen(where, relevances))
+    values = [
+        weigh(leaf, coefficient=coefficient, alpha=alpha).reshape(-1).astype(jnp.float32)
+        for leaf, flag in zip(leaves, flags, strict=True)
+        if flag
+    ]
+    return jnp.quantile(jnp.concatenate(values), jnp.asarray(at, jnp.float32))
+
+
+def output_sensitivity(
+    outputs: Callable[[Params], Array], params: Params, labels: Array | None = None
+) -> Any:
+    """Return how much the outputs, averaged over a batch, move with each weight.
+
+    Without labels the mean over classes of `|d mean_b y_bk / dw|`, one backward pass a class; with
+    them `|d mean_b y_b,label_b / dw|`, one pass in all. Give it to `decay.decay_irrelevant`.
+
+    Args:
+        outputs: params -> (batch, classes).
+        params: any pytree of floating arrays.
+        labels: int (batch,), the class of each example, for the specific sensitivity.
+
+    Returns:
+        A tree like the params, >= 0.
+
+    References:
+        Tartaglione et al., 2018: sensitivity, unspecific and specific; that the batch is averaged
+        before the magnitude is taken follows a later code of the same laboratory (SeReNe).
+
+    Example:
+        >>> inputs = jnp.array([[1.0, 3.0], [3.0, 1.0]])
+        >>> output_sensitivity(lambda kernel: inputs @ kernel, jnp.ones((2, 1)))
+        Array([[2.],
+               [2.]], dtype=float32)
+    """
+    means, pull_back = jax.vjp(lambda given: _means(outputs(given), labels), params)
+
+    def add(total: Any, direction: Array) -> tuple[Any, None]:
+        (grads,) = pull_back(direction)
+        return jax.tree.map(lambda old, grad: old + jnp.abs(grad), total, grads), None
+
+    total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, params), jnp.eye(len(means)))
+    return jax.tree.map(lambda leaf: leaf / len(means), total)
+
+
+def _means(outputs: Array, labels: Array | None) -> Array:
+    """Return the means over the batch: of each class, or of the labels' outputs, as one."""
+    if labels is not None:
+        outputs = jnp.take_along_axis(outputs, labels[:, None], axis=-1)
+    return jnp.mean(outputs, axis=0)
+
+
+def _bits(relevance: Array, param: Array) -> Array:
+    """Return the bits of |relevance| as int32; above those of infinity for what is left out."""
+    bits = lax.bitcast_convert_type(jnp.abs(relevance).astype(jnp.float32), jnp.int32)
+    return jnp.where(param != 0, bits, _INFINITY + 1)
