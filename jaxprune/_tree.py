@@ -32,7 +32,9 @@ def is_kernel(path: str, leaf: Array) -> bool:
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """Return (name, leaf) in flattening order; a name reads like `"block_1/conv/kernel"`."""
-    return [(_spell(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    boxes = _boxes(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(_spell(path, boxes), leaf) for path, leaf in leaves]
 
 
 def names(tree: Any) -> list[str]:
@@ -54,12 +56,13 @@ def map_named(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
     Raises:
         ValueError: what `fn` raised, prefixed by the name of its leaf.
     """
+    boxes = _boxes(tree)
 
     def call(path: tuple[Any, ...], leaf: Any, *others: Any) -> Any:
         try:
-            return fn(_spell(path), leaf, *others)
+            return fn(_spell(path, boxes), leaf, *others)
         except ValueError as error:
-            raise ValueError(f"Leaf {_spell(path)!r}: {error}") from error
+            raise ValueError(f"Leaf {_spell(path, boxes)!r}: {error}") from error
 
     return jax.tree_util.tree_map_with_path(call, tree, *rest)
 
@@ -114,12 +117,23 @@ def same_structure(tree: Any, like: Any, what: str) -> None:
     )
 
 
-def _spell(path: tuple[Any, ...]) -> str:
-    parts = [_part(key) for key in path]
-    # NNX wraps every array in a variable, whose only child is called `value`.
-    if len(parts) > 1 and parts[-1] == "value" and isinstance(path[-1], jax.tree_util.GetAttrKey):
-        parts = parts[:-1]
-    return "/".join(parts)
+def _spell(path: tuple[Any, ...], boxes: set[tuple[Any, ...]]) -> str:
+    shown = path[:-1] if path[:-1] in boxes else path
+    return "/".join(map(_part, shown))
+
+
+def _boxes(tree: Any) -> set[tuple[Any, ...]]:
+    """Return the paths of NNX's variables: each wraps one array, whose own key says nothing."""
+    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable)
+    return {path for path, leaf in paths if path and _is_variable(leaf)}
+
+
+def _is_variable(node: Any) -> bool:
+    """Say whether a node is NNX's, without importing Flax."""
+    return any(
+        kind.__name__ == "Variable" and kind.__module__.startswith("flax.nnx")
+        for kind in type(node).__mro__
+    )
 
 
 def _part(key: Any) -> str:

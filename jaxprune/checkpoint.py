@@ -1,7 +1,8 @@
 """A run on disk: Orbax checkpoints with digests of our own, since Orbax restores flipped bytes.
 
 A checkpoint counts only when its digests are there and agree. They are written last, under a
-temporary name that is then renamed: whatever a power cut leaves behind is never taken for whole.
+temporary name, and the whole is then renamed: what a power cut leaves behind is never taken for
+whole, and nothing good is deleted before the new one is there.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from jaxprune import _tree
 __all__ = ["Restored", "restore", "save"]
 
 _DIGESTS = "digests.json"
+_NEW = "unfinished"
 
 
 class Restored(NamedTuple):
@@ -38,9 +40,9 @@ class Restored(NamedTuple):
 def save(directory: str | os.PathLike[str], step: int, state: Any, *, keep: int = 2) -> None:
     """Write a checkpoint, wait until it is on the disk, and vouch for it by digests.
 
-    Params, masks, optimizer and pruning states, PRNG keys: any pytree of arrays. Checkpoints of
-    this step and of later ones are removed first: the run went back past them, because `restore`
-    refused them. Older ones go last, when the new one is whole: a good one is there at any moment.
+    Params, masks, optimizer and pruning states, PRNG keys: any pytree of arrays. When the new one
+    is whole, older ones are removed, and damaged ones of this step or later, which `restore` has
+    passed over. One of this step or later that is whole is another run's, and is not touched.
 
     Args:
         directory: made where it is missing.
@@ -49,7 +51,8 @@ def save(directory: str | os.PathLike[str], step: int, state: Any, *, keep: int 
         keep: how many checkpoints stay, >= 1; a second one serves where the newest is damaged.
 
     Raises:
-        ValueError: if `keep` is below 1.
+        ValueError: if `keep` is below 1, if a leaf is no array, or if the directory holds a whole
+            checkpoint of this step or of a later one.
 
     Example:
         >>> import tempfile
@@ -62,15 +65,25 @@ def save(directory: str | os.PathLike[str], step: int, state: Any, *, keep: int 
     """
     if keep < 1:
         raise ValueError(f"`keep={keep}` must be at least 1: this checkpoint itself.")
+    _leaves(state)  # refuses what is no array, before anything is written
     place = _folder(directory, step)
-    _remove(place.parent, [there for there in _steps(directory) if there >= step])
-    options = ocp.CheckpointManagerOptions(
-        create=True, cleanup_tmp_directories=True, enable_async_checkpointing=False
-    )
-    with ocp.CheckpointManager(place.parent, options=options) as manager:
+    passed = [there for there in _steps(directory) if there >= step]
+    for there in passed:
+        if _damage(_folder(directory, there)) is None:
+            raise ValueError(
+                f"{place.parent} holds checkpoint {there}, which is whole, and this is step {step}:"
+                " another run's? Save to another directory, or delete that one."
+            )
+    new = place.parent / _NEW
+    shutil.rmtree(new, ignore_errors=True)
+    options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=False)
+    with ocp.CheckpointManager(new, options=options) as manager:
         manager.save(step, args=ocp.args.StandardSave(state))
         manager.wait_until_finished()
-    _write_digests(place, state)
+    _write_digests(new / str(step), state)
+    _remove(place.parent, passed)
+    os.replace(new / str(step), place)
+    shutil.rmtree(new, ignore_errors=True)
     _remove(place.parent, _steps(directory)[keep:])
 
 
@@ -86,11 +99,15 @@ def restore(directory: str | os.PathLike[str], like: Any) -> Restored:
 
     Returns:
         The step, the state and the refusals; `(None, like, refused)` where nothing is good.
+
+    Raises:
+        ValueError: if a leaf of `like` is no array.
     """
+    _leaves(like)
     refused = []
     for step in _steps(directory):
         place = _folder(directory, step)
-        fault = _fault(place, like)
+        fault = _damage(place) or _foreign(place, like)
         if fault is None:
             return Restored(step, _read(place, like), refused)
         refused.append(f"Checkpoint {step} in {place.parent} is refused: {fault}.")
@@ -104,8 +121,8 @@ def _folder(directory: str | os.PathLike[str], step: int) -> Path:
 
 def _steps(directory: str | os.PathLike[str]) -> list[int]:
     parent = Path(directory).absolute()
-    found = [int(p.name) for p in parent.glob("*") if p.name.isdecimal()] if parent.is_dir() else []
-    return sorted(found, reverse=True)
+    found = parent.iterdir() if parent.is_dir() else []
+    return sorted((int(p.name) for p in found if p.name.isdecimal() and p.is_dir()), reverse=True)
 
 
 def _remove(parent: Path, steps: list[int]) -> None:
@@ -129,16 +146,20 @@ def _write_digests(place: Path, state: Any) -> None:
     os.replace(temporary, place / _DIGESTS)
 
 
-def _fault(place: Path, like: Any) -> str | None:
+def _damage(place: Path) -> str | None:
     """Say what is wrong with a checkpoint, before Orbax reads a byte of it."""
     try:
-        written = json.loads((place / _DIGESTS).read_text(encoding="utf-8"))
-        leaves, files = written["leaves"], written["files"]
+        written = _digests(place)
+        files, _ = written["files"], written["leaves"]
     except FileNotFoundError:
         return "it was not finished, for it has no digests"
     except (ValueError, KeyError, TypeError):
         return "its digests cannot be read"
-    return _changed(files, _file_digests(place)) or _foreign(leaves, _leaves(like))
+    return _changed(files, _file_digests(place))
+
+
+def _digests(place: Path) -> dict[str, dict[str, str]]:
+    return json.loads((place / _DIGESTS).read_text(encoding="utf-8"))
 
 
 def _changed(written: dict[str, str], found: dict[str, str]) -> str | None:
@@ -152,7 +173,9 @@ def _changed(written: dict[str, str], found: dict[str, str]) -> str | None:
     return None
 
 
-def _foreign(written: dict[str, str], wanted: dict[str, str]) -> str | None:
+def _foreign(place: Path, like: Any) -> str | None:
+    """Say where a whole checkpoint is of another structure than a state."""
+    written, wanted = _digests(place)["leaves"], _leaves(like)
     for name in sorted(written.keys() | wanted.keys()):
         if written.get(name) != wanted.get(name):
             there, here = written.get(name, "absent"), wanted.get(name, "absent")
@@ -166,8 +189,12 @@ def _file_digests(place: Path) -> dict[str, str]:
 
 
 def _leaves(state: Any) -> dict[str, str]:
-    leaves = jax.tree.leaves(state)
-    return {
-        name: f"{leaf.dtype}{list(leaf.shape)}"
-        for name, leaf in zip(_tree.names(state), leaves, strict=True)
-    }
+    def kind(name: str, leaf: Any) -> str:
+        if not hasattr(leaf, "dtype"):
+            raise ValueError(
+                f"{name!r} is {leaf!r}, of type {type(leaf).__name__}, which is no array; a"
+                " checkpoint holds arrays: wrap it in `jax.numpy.asarray`."
+            )
+        return f"{leaf.dtype}{list(leaf.shape)}"
+
+    return {name: kind(name, leaf) for name, leaf in _tree.named_leaves(state)}

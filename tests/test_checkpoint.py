@@ -162,6 +162,38 @@ def test_a_save_that_dies_before_its_digests_leaves_the_one_before(
     assert checkpoint.restore(copy, state(0)).step == 20
 
 
+def test_a_whole_checkpoint_of_a_later_step_is_another_run_s_and_stays(two: Path) -> None:
+    for step in (15, 20):
+        with pytest.raises(ValueError, match="holds checkpoint 20, which is whole.*another dir"):
+            checkpoint.save(two, step, state(15))
+    assert checkpoint.restore(two, state(0)).step == 20
+
+
+def test_a_damaged_checkpoint_of_the_same_step_goes_only_when_the_new_one_is_whole(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(copy / "20")
+    with monkeypatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(checkpoint, "_write_digests", lambda *_: {}["a full disk"])
+        checkpoint.save(copy, 20, state(21), keep=1)
+    assert checkpoint.restore(copy, state(0)).step == 10
+    checkpoint.save(copy, 20, state(21), keep=1)
+    assert plain(checkpoint.restore(copy, state(0)).state) == plain(state(21))
+    assert [p.name for p in copy.iterdir()] == ["20"]
+
+
+def test_a_leaf_that_is_no_array_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'step' is 7, of type int.*jax.numpy.asarray"):
+        checkpoint.save(tmp_path / "new", 7, {"step": 7})
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_stray_file_is_no_checkpoint(copy: Path) -> None:
+    (copy / "77").write_text("mine")
+    checkpoint.save(copy, 30, state(30))
+    assert checkpoint.restore(copy, state(0)).step == 30 and (copy / "77").exists()
+
+
 def test_a_relative_directory_is_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
