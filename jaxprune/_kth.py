@@ -185,9 +185,10 @@ def narrow(
             at = _where(at.own | at.open(), at, _share(at, scopes, sizes))
         return at, passes + 1
 
-    return lax.while_loop(
-        lambda carry: jnp.any(carry[0].open() | ~carry[0].own), step, (bracket, jnp.int32(0))
-    )
+    # False of what is counted: in `jax.shard_map` it varies over devices as the carry will.
+    varying = sum(key[(0,) * key.ndim] & 0 for key in keys(operands)) > 0
+    start = jax.tree.map(lambda leaf: leaf | varying, (bracket, jnp.int32(0)))
+    return lax.while_loop(lambda carry: jnp.any(carry[0].open() | ~carry[0].own), step, start)
 
 
 def before(values: Array, scope: np.ndarray) -> Array:
