@@ -3,8 +3,11 @@
 from importlib.metadata import version as _version
 
 from jaxprune import allocation as allocation
+from jaxprune import curvature as curvature
 from jaxprune import decay as decay
+from jaxprune import diagonals as diagonals
 from jaxprune import granularity as granularity
+from jaxprune import krylov as krylov
 from jaxprune import masks as masks
 from jaxprune import moments as moments
 from jaxprune import one_shot as one_shot

@@ -30,7 +30,7 @@ LAYERS = (
     # Ring 3: state over steps, as optax transforms.
     {"one_shot", "penalties", "relevance"},
     {"pruning", "moments", "growing", "decay", "stochastic"},
-    {"dynamics"},
+    {"dynamics", "cropping"},
     # Ring 4: touch the world.
     {"checkpoint", "report", "procedures", "pictures"},
     # The facades.

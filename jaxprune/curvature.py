@@ -1,0 +1,216 @@
+"""Curvature of a loss without its matrix: products with the Hessian and its kin.
+
+All starts from a *product*, a function `vector -> A vector` of trees like the params:
+`partial(hvp, loss, params)` is one, and `jax.linearize(jax.grad(loss), params)[1]` another, which
+evaluates the loss once for all vectors. `diagonals` and `krylov` take any product.
+
+Everything can be jitted and differentiates at the params widened to float32: half-precision params
+give float32 products, summed up in float32. Leaves that are not floating-point stand still. Under a
+mesh a sharded batch makes every product data-parallel, with no further word.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxprune._types import Array, Params
+
+__all__ = [
+    "Product",
+    "fisher_product",
+    "ggn_product",
+    "hvp",
+    "over_batches",
+    "widen",
+]
+
+Product = Callable[[Any], Any]
+"""`vector -> A vector`, linear, of trees like the params; for a loss A is symmetric."""
+
+
+def hvp(obj_fn: Callable[[Params], Array], params: Params, vector: Any) -> Any:
+    """Return the Hessian of a loss times a vector, at the cost of some two gradients.
+
+    Args:
+        obj_fn: the loss as a function of the params; a scalar.
+        params: any pytree of arrays.
+        vector: a tree like the params.
+
+    Returns:
+        A tree like the params, float32 or wider; zeros for leaves that are not floating-point.
+
+    Raises:
+        ValueError: if `obj_fn` is missing or does not return a scalar.
+
+    References:
+        Pearlmutter, "Fast exact multiplication by the Hessian", 1994; here the derivative of the
+        gradient along the vector, forward over reverse.
+
+    Example:
+        >>> hvp(lambda w: w[0] ** 2 * w[1], jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0]))
+        Array([4., 2.], dtype=float32)
+    """
+    gradient, point, rebuild = _widened(_scalar(obj_fn), params)
+    return rebuild(jax.jvp(jax.grad(gradient), (point,), (_floats(vector, params),))[1])
+
+
+def ggn_product(
+    outputs_fn: Callable[[Params], Any],
+    loss_of_outputs: Callable[[Any], Array],
+    params: Params,
+    vector: Any,
+) -> Any:
+    """Return the generalised Gauss-Newton matrix `J' H_out J` times a vector.
+
+    It is the Hessian of the loss with the model linearised, and never has negative curvature where
+    the loss is convex in the outputs. For cross-entropy of logits it is also the Fisher matrix of
+    the model's own predictions.
+
+    Args:
+        outputs_fn: params -> outputs, any tree.
+        loss_of_outputs: outputs -> scalar.
+        params: any pytree of arrays.
+        vector: a tree like the params.
+
+    Returns:
+        A tree like the params, float32 or wider.
+
+    Raises:
+        ValueError: if `loss_of_outputs` does not return a scalar.
+
+    References:
+        Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent",
+        2002, section 3; Martens, "New insights and perspectives on the natural gradient method",
+        2020, section 9, for when it is the Fisher matrix.
+
+    Example:
+        >>> outputs, loss = lambda w: w**2, lambda out: jnp.sum(out**2) / 2
+        >>> ggn_product(outputs, loss, jnp.array([1.0, 2.0]), jnp.ones(2))
+        Array([ 4., 16.], dtype=float32)
+    """
+    model, point, rebuild = _widened(outputs_fn, params)
+    outputs, tangent = jax.linearize(model, point)
+    moved = tangent(_floats(vector, params))
+    bent = jax.jvp(jax.grad(_scalar(loss_of_outputs)), (outputs,), (moved,))[1]
+    return rebuild(jax.linear_transpose(tangent, point)(bent)[0])
+
+
+def fisher_product(losses_fn: Callable[[Params], Array], params: Params, vector: Any) -> Any:
+    """Return the empirical Fisher matrix, the mean of `g g'` over the examples, times a vector.
+
+    Args:
+        losses_fn: params -> the loss of each example, of shape (examples,).
+        params: any pytree of arrays.
+        vector: a tree like the params.
+
+    Returns:
+        A tree like the params, float32 or wider.
+
+    References:
+        Singh and Alistarh, "WoodFisher", 2020, section 3, for its use in pruning; as a Gauss-Newton
+        matrix of the losses it is ours.
+
+    Example:
+        >>> losses = lambda w: jnp.array([1.0, 3.0]) * w[0]
+        >>> fisher_product(losses, jnp.array([1.0, 2.0]), jnp.ones(2))
+        Array([5., 0.], dtype=float32)
+    """
+    return ggn_product(losses_fn, lambda losses: jnp.mean(losses**2) / 2, params, vector)
+
+
+def over_batches(fn: Callable[..., Any], batches: Any) -> Callable[..., Any]:
+    """Return `args -> mean over the batches of fn(*args, batch)`, one batch in memory at a time.
+
+    A loss becomes the loss of the full data set, differentiable as often as one likes (each batch
+    is computed anew on the way back); a product becomes the product of the full data set.
+
+    Args:
+        fn: `(*args, batch)` -> a tree of arrays, such as a loss or a product.
+        batches: a tree of arrays whose leading axis numbers the batches, all of one size.
+
+    Returns:
+        The function, with results summed up in float32 or wider.
+
+    Example:
+        >>> loss = over_batches(lambda w, x: jnp.mean(w * x), jnp.array([[1.0, 2.0], [3.0, 6.0]]))
+        >>> float(loss(2.0)), float(jax.grad(loss)(2.0))
+        (6.0, 3.0)
+    """
+    count = len(jax.tree.leaves(batches)[0])
+
+    def averaged(*args: Any) -> Any:
+        @jax.checkpoint
+        def value(batch: Any) -> Any:
+            return jax.tree.map(widen, fn(*args, batch))
+
+        def add(total: Any, batch: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, value(batch)), None
+
+        first = jax.tree.map(lambda leaf: leaf[0], batches)
+        zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(value, first))
+        total, _ = lax.scan(add, zeros, batches)
+        return jax.tree.map(lambda leaf: leaf / count, total)
+
+    return averaged
+
+
+def widen(leaf: Any) -> Array:
+    """Return a floating-point leaf as float32 at least, and any other as it is.
+
+    Args:
+        leaf: an array or a number.
+
+    Returns:
+        The array.
+    """
+    leaf = jnp.asarray(leaf)
+    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) if _is_float(leaf) else leaf
+
+
+def _widened(
+    fn: Callable[[Params], Any], params: Params
+) -> tuple[Callable[[list[Array]], Any], list[Array], Callable[[list[Array]], Any]]:
+    """Return `fn` of the floating-point leaves alone, those leaves, and the way back to a tree."""
+    leaves, structure = jax.tree.flatten(params)
+    wide = [widen(leaf) for leaf in leaves]
+
+    def rebuild(floats: list[Array]) -> Any:
+        given = iter(floats)
+        whole = [next(given) if _is_float(leaf) else jnp.zeros_like(leaf) for leaf in wide]
+        return jax.tree.unflatten(structure, whole)
+
+    def of_floats(floats: list[Array]) -> Any:
+        given = iter(floats)
+        whole = [next(given) if _is_float(leaf) else leaf for leaf in wide]
+        return fn(jax.tree.unflatten(structure, whole))
+
+    return of_floats, [leaf for leaf in wide if _is_float(leaf)], rebuild
+
+
+def _floats(vector: Any, params: Params) -> list[Array]:
+    """Return the parts of a vector that belong to floating-point leaves, widened as those are."""
+    leaves, structure = jax.tree.flatten(params)
+    pairs = zip(map(widen, leaves), structure.flatten_up_to(vector), strict=True)
+    return [jnp.asarray(part, leaf.dtype) for leaf, part in pairs if _is_float(leaf)]
+
+
+def _scalar(fn: Callable[[Any], Array]) -> Callable[[Any], Array]:
+    if not callable(fn):
+        raise ValueError("`obj_fn` is missing: give the loss as a function of the params.")
+
+    def checked(point: Any) -> Array:
+        value = fn(point)
+        if jnp.shape(value):
+            raise ValueError(
+                f"The loss has shape {jnp.shape(value)} but must be a scalar; take its mean."
+            )
+        return value
+
+    return checked
+
+
+def _is_float(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)

@@ -1,0 +1,162 @@
+"""Diagonals of curvature: estimated by random probes, exact for small models, or empirical."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from jaxprune._types import Array, Params
+from jaxprune.curvature import Product, widen
+
+__all__ = ["Estimate", "exact_diagonal", "fisher_diagonal", "hutchinson_diagonal"]
+
+
+class Estimate(NamedTuple):
+    """A random estimate of a tree.
+
+    Attributes:
+        value: the mean over the probes, a tree like the params.
+        error: its standard error, a tree alike; NaN after a single probe.
+    """
+
+    value: Any
+    error: Any
+
+
+def hutchinson_diagonal(
+    product: Product,
+    params: Params,
+    key: Array,
+    *,
+    probes: int = 32,
+    chunk: int = 1,
+    draw: Callable[..., Array] = jax.random.rademacher,
+) -> Estimate:
+    """Estimate the diagonal of a matrix as the mean of `v * (A v)` over random vectors v.
+
+    Unbiased, with a variance a probe of `sum_{j != i} A_ij^2` for Rademacher vectors, so that a
+    diagonal matrix is found exactly; Gaussian vectors add `2 A_ii^2`.
+
+    Args:
+        product: the matrix, as a function.
+        params: any pytree of arrays, for its shapes.
+        key: PRNG key.
+        probes: number of vectors.
+        chunk: how many of them at a time, by `vmap`; it must divide `probes`.
+        draw: `draw(key, shape, dtype)`, with independent entries of mean 0 and variance 1:
+            `jax.random.rademacher` or `jax.random.normal`.
+
+    Returns:
+        The estimate, with its standard error entry by entry.
+
+    Raises:
+        ValueError: if `chunk` does not divide `probes`.
+
+    References:
+        Bekas, Kokiopoulou and Saad, "An estimator for the diagonal of a matrix", 2007, section 2.
+
+    Example:
+        >>> estimate = hutchinson_diagonal(
+        ...     lambda v: jnp.array([2.0, 5.0]) * v, jnp.ones(2), jax.random.key(0), probes=4
+        ... )
+        >>> estimate.value, estimate.error
+        (Array([2., 5.], dtype=float32), Array([0., 0.], dtype=float32))
+    """
+    if probes < 1 or chunk < 1 or probes % chunk:
+        raise ValueError(f"`chunk={chunk}` must divide `probes={probes}`; both are at least 1.")
+    like = jax.tree.map(widen, params)
+
+    def sample(key: Array) -> Any:
+        keys = jax.tree.unflatten(
+            jax.tree.structure(like), jax.random.split(key, max(len(jax.tree.leaves(like)), 1))
+        )
+        vector = jax.tree.map(lambda k, leaf: draw(k, leaf.shape, leaf.dtype), keys, like)
+        return jax.tree.map(lambda v, av: v * widen(av), vector, product(vector))
+
+    def merge(carry: Any, keys: Array) -> tuple[Any, None]:
+        """Welford's update, a chunk at a time: sums of squares about zero would cancel."""
+        seen, mean, squares = carry
+        drawn = jax.vmap(sample)(keys)
+        own = jax.tree.map(lambda x: jnp.mean(x, 0), drawn)
+        gap = jax.tree.map(jnp.subtract, own, mean)
+        within = jax.tree.map(lambda x, m: jnp.sum((x - m) ** 2, 0), drawn, own)
+        total = seen + chunk
+        mean = jax.tree.map(lambda m, g: m + g * (chunk / total), mean, gap)
+        share = seen * chunk / total
+        squares = jax.tree.map(lambda s, w, g: s + w + g**2 * share, squares, within, gap)
+        return (total, mean, squares), None
+
+    zeros = jax.tree.map(jnp.zeros_like, like)
+    keys = jax.random.split(key, (probes // chunk, chunk))
+    (_, mean, squares), _ = lax.scan(merge, (jnp.float32(0), zeros, zeros), keys)
+    scale = probes * (probes - 1) or jnp.nan
+    return Estimate(mean, jax.tree.map(lambda s: jnp.sqrt(s / scale), squares))
+
+
+def exact_diagonal(product: Product, params: Params, *, chunk: int = 16) -> Any:
+    """Return the diagonal of a matrix by one product for each entry: for small models.
+
+    Args:
+        product: the matrix, as a function.
+        params: any pytree of floating-point arrays, for its shapes.
+        chunk: how many products at a time, by `vmap`.
+
+    Returns:
+        A tree like the params.
+
+    Example:
+        >>> exact_diagonal(lambda v: jnp.array([[2.0, 1.0], [1.0, 5.0]]) @ v, jnp.ones(2))
+        Array([2., 5.], dtype=float32)
+    """
+    flat, rebuild = ravel_pytree(jax.tree.map(widen, params))
+
+    def entry(i: Array) -> Array:
+        return ravel_pytree(product(rebuild(jnp.zeros_like(flat).at[i].set(1))))[0][i]
+
+    return rebuild(lax.map(entry, jnp.arange(flat.size), batch_size=chunk).astype(flat.dtype))
+
+
+def fisher_diagonal(
+    loss_of: Callable[[Params, Any], Array], params: Params, batch: Any, *, chunk: int = 16
+) -> Any:
+    """Return the mean of each example's squared gradient: the empirical Fisher matrix's diagonal.
+
+    Squared example by example: the square of a batch's mean gradient is another thing, and nearly
+    zero at a minimum.
+
+    Args:
+        loss_of: `(params, example)` -> scalar.
+        params: any pytree of floating-point arrays.
+        batch: a tree of arrays whose leading axis numbers the examples.
+        chunk: how many examples at a time, by `vmap`.
+
+    Returns:
+        A tree like the params, float32 or wider.
+
+    References:
+        Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018,
+        section 2.1.
+
+    Example:
+        >>> fisher_diagonal(lambda w, x: w * x, 2.0, jnp.array([1.0, 3.0]))
+        Array(5., dtype=float32)
+    """
+    point = jax.tree.map(widen, params)
+    size = len(jax.tree.leaves(batch)[0])
+    whole = size - size % chunk
+
+    def squares(part: Any) -> Any:
+        grads = jax.vmap(jax.grad(loss_of), (None, 0))(point, part)
+        return jax.tree.map(lambda g: jnp.sum(widen(g) ** 2, 0), grads)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, squares(part)), None
+
+    parts = jax.tree.map(lambda x: x[:whole].reshape(-1, chunk, *x.shape[1:]), batch)
+    total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, point), parts)
+    if whole < size:
+        total, _ = add(total, jax.tree.map(lambda x: x[whole:], batch))
+    return jax.tree.map(lambda leaf: leaf / size, total)

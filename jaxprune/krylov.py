@@ -1,0 +1,188 @@
+"""Solves and eigenvalues of a matrix that is known as a product, `vector -> A vector`, only."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from jaxprune._types import Array, Params
+from jaxprune.curvature import Product, widen
+
+__all__ = ["Eigenvalues", "Solution", "eigenvalues", "solve"]
+
+
+class Solution(NamedTuple):
+    """What `solve` found, and how good it is.
+
+    Attributes:
+        value: the tree x.
+        residual: `|b - (A + damping) x| / |b|`, computed anew at the end; 0 if b is 0.
+        steps: int32, products spent.
+        curvature: the least `p' A p / p' p` met on the way, without the damping; `inf` if none was.
+        indefinite: whether `A + damping` was met with curvature <= 0: the solve stopped there, and
+            `value` is the iterate before.
+    """
+
+    value: Any
+    residual: Array
+    steps: Array
+    curvature: Array
+    indefinite: Array
+
+
+class _Descent(NamedTuple):
+    """Conjugate gradients under way: the iterate, its residual and the direction to go next."""
+
+    x: Any
+    r: Any
+    p: Any
+    square: Array
+    steps: Array
+    curvature: Array
+    indefinite: Array
+
+
+def solve(
+    product: Product,
+    target: Any,
+    *,
+    damping: Any = 0.0,
+    tolerance: float = 1e-5,
+    max_steps: int = 100,
+) -> Solution:
+    """Solve `(A + damping I) x = target` by conjugate gradients.
+
+    A must be symmetric. If it is not positive definite, that is reported and not hidden: the solve
+    stops at the first direction of curvature <= 0, where the quadratic has no minimum.
+
+    Args:
+        product: A, as a function.
+        target: the right-hand side, a tree.
+        damping: added to the diagonal, a number or a traced scalar >= 0.
+        tolerance: relative residual at which to stop.
+        max_steps: products at most.
+
+    Returns:
+        The solution and its report.
+
+    References:
+        Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems", 1952; the
+        stop at negative curvature is Steihaug's, 1983, the report ours.
+
+    Example:
+        >>> matrix = jnp.array([[4.0, 1.0], [1.0, 2.0]])
+        >>> found = solve(lambda v: matrix @ v, jnp.array([6.0, 5.0]))
+        >>> found.value.round(4), bool(found.indefinite)
+        (Array([1., 2.], dtype=float32), False)
+    """
+    target = jax.tree.map(widen, target)
+    goal = _inner(target, target)
+    none = jnp.zeros_like(goal)
+
+    def damped(vector: Any) -> Any:
+        return jax.tree.map(lambda av, v: widen(av) + damping * v, product(vector), vector)
+
+    def goes_on(at: _Descent) -> Array:
+        far = at.square > tolerance**2 * goal
+        return far & (at.steps < max_steps) & ~at.indefinite
+
+    def descend(at: _Descent) -> _Descent:
+        ap = damped(at.p)
+        length, bend = _inner(at.p, at.p), _inner(at.p, ap)
+        stuck = ~(bend > 0)
+        size = jnp.where(stuck, none, at.square / jnp.where(stuck, 1, bend))
+        x = optax.tree.add_scale(at.x, size, at.p)
+        r = optax.tree.add_scale(at.r, -size, ap)
+        square = _inner(r, r)
+        p = optax.tree.add_scale(r, square / at.square, at.p)
+        least = jnp.minimum(at.curvature, bend / length - damping).astype(goal.dtype)
+        return _Descent(x, r, p, square, at.steps + 1, least, at.indefinite | stuck)
+
+    start = jax.tree.map(jnp.zeros_like, target)
+    most = jnp.full_like(goal, jnp.inf)
+    first = _Descent(start, target, target, goal, jnp.int32(0), most, jnp.array(False))
+    last = lax.while_loop(goes_on, descend, first)
+    rest = optax.tree.sub(target, damped(last.x))
+    residual = optax.tree.norm(rest) / jnp.where(goal > 0, jnp.sqrt(goal), 1)
+    return Solution(last.x, residual, last.steps, last.curvature, last.indefinite)
+
+
+class Eigenvalues(NamedTuple):
+    """Estimates of eigenvalues, those at both ends of the spectrum being the best.
+
+    Attributes:
+        values: (steps,), the largest first.
+        errors: (steps,), bounds: within so much of each value there is an eigenvalue.
+    """
+
+    values: Array
+    errors: Array
+
+
+def eigenvalues(product: Product, params: Params, key: Array, *, steps: int = 20) -> Eigenvalues:
+    """Estimate the largest and the smallest eigenvalues by Lanczos' method.
+
+    Every direction is made orthogonal to all before it, so no eigenvalue appears twice by rounding;
+    it takes `steps` products and `steps` trees of memory.
+
+    Args:
+        product: a symmetric matrix, as a function.
+        params: any pytree of floating-point arrays, for its shapes.
+        key: PRNG key, of the first direction.
+        steps: directions to explore; no more than there are entries.
+
+    Returns:
+        The eigenvalues, in falling order, each with a bound on its error.
+
+    References:
+        Golub and Van Loan, "Matrix computations", 4th edition, 2013, section 10.3; the bounds are
+        of section 10.1.
+
+    Example:
+        >>> scale = jnp.array([3.0, -1.0, 2.0])
+        >>> found = eigenvalues(lambda v: scale * v, jnp.ones(3), jax.random.key(0), steps=3)
+        >>> found.values.round(4)
+        Array([ 3.,  2., -1.], dtype=float32)
+    """
+    flat, rebuild = ravel_pytree(jax.tree.map(widen, params))
+    steps = min(steps, flat.size)
+
+    def fresh(j: Any) -> Array:
+        return jax.random.normal(jax.random.fold_in(key, j), flat.shape, flat.dtype)
+
+    def explore(basis: Array, j: Array) -> tuple[Array, tuple[Array, Array]]:
+        image = ravel_pytree(product(rebuild(basis[j])))[0].astype(flat.dtype)
+        alpha = _dot(basis[j], image)
+        rest = _reject(basis, image)
+        beta = jnp.linalg.norm(rest)
+        # Where the directions have closed up, go on in a new one that has nothing to do with them.
+        closed = beta <= 10 * jnp.finfo(flat.dtype).eps * jnp.linalg.norm(image)
+        following = jnp.where(closed, _reject(basis, fresh(j)), rest)
+        following /= jnp.maximum(jnp.linalg.norm(following), jnp.finfo(flat.dtype).tiny)
+        return basis.at[j + 1].set(following, mode="drop"), (alpha, jnp.where(closed, 0, beta))
+
+    start = fresh(steps)
+    start /= jnp.linalg.norm(start)
+    basis = jnp.zeros((steps, flat.size), flat.dtype).at[0].set(start)
+    _, (alphas, betas) = lax.scan(explore, basis, jnp.arange(steps))
+    matrix = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
+    values, vectors = jnp.linalg.eigh(matrix)
+    return Eigenvalues(values[::-1], jnp.abs(betas[-1] * vectors[-1])[::-1])
+
+
+def _inner(one: Any, other: Any) -> Array:
+    return jnp.asarray(optax.tree.vdot(one, other))
+
+
+def _reject(basis: Array, vector: Array) -> Array:
+    """Take away all that lies along the basis; twice is enough."""
+    for _ in range(2):
+        vector -= _dot(_dot(basis, vector), basis)
+    return vector
+
+
+def _dot(one: Array, other: Array) -> Array:
+    return jnp.dot(one, other, precision=lax.Precision.HIGHEST)
