@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -254,8 +255,8 @@ def identity(config: Config) -> dict[str, Any]:
 
     Returns:
         Field -> value, without what is as usual among the choices of stages and variants. A
-        function goes by its name, and by its arguments where it is a `functools.partial`: what a
-        closure was made with is not told apart.
+        function goes by its name, and by what it was made with: the arguments of a
+        `functools.partial`, the numbers, words and functions that a closure holds.
     """
     fields = dataclasses.fields(config)
     plain = {field.name: _plain(getattr(config, field.name)) for field in fields}
@@ -279,4 +280,11 @@ def _plain(value: Any) -> Any:
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, functools.partial):
         return [_plain(value.func), *map(_plain, value.args), _plain(value.keywords)]
-    return f"{value.__module__}.{value.__qualname__}" if callable(value) else value
+    if inspect.isfunction(value):
+        inside = inspect.getclosurevars(value).nonlocals
+        name = f"{value.__module__}.{value.__qualname__}"
+        return {name: _plain(inside)} if inside else name
+    return value if isinstance(value, _PLAIN) else getattr(value, "__name__", type(value).__name__)
+
+
+_PLAIN = (bool, int, float, str, type(None))

@@ -26,7 +26,7 @@ from experiments.models.lenet300 import lenet300, lenet300_linen
 from experiments.models.mobilenet import mobilenet_v2
 from experiments.models.resnet import resnet8, resnet56
 from experiments.models.vgg import vgg16, vgg19
-from jaxprune import checkpoint, masks, scores
+from jaxprune import checkpoint, granularity, masks, scores
 from jaxprune.one_shot import prune
 
 pytestmark = pytest.mark.slow
@@ -303,15 +303,24 @@ def test_committed_figures_are_of_the_config_as_it_is(file: Path) -> None:
     assert json.loads(file.read_text())["config"] == identity(configs.find(file.stem))
 
 
+def test_a_config_is_told_apart_by_what_its_choices_were_made_with() -> None:
+    units = [granularity.blocks(shape) for shape in ((2, 2), (4, 4), (2, 2))]
+    two, four, again = (identity(dataclasses.replace(TINY, granularity=unit)) for unit in units)
+    assert two == again != four
+    json.dumps([two, four])
+
+
 @pytest.mark.parametrize("file", sorted(RESULTS.glob("*.csv")), ids=lambda file: file.stem)
 def test_the_page_quotes_the_committed_figures(file: Path) -> None:
-    page = (RESULTS.parents[1] / "docs" / "experiments.md").read_text()
+    docs = "".join(page.read_text() for page in (RESULTS.parents[1] / "docs").glob("*.md"))
+    groups: dict[Any, list[float]] = {}
     with file.open() as stream:
-        rows = list(csv.DictReader(stream))
-    for sparsity in {row["sparsity"] for row in rows}:
-        values = [100 * float(r["test_accuracy"]) for r in rows if r["sparsity"] == sparsity]
+        for row in csv.DictReader(stream):
+            group = (row.get("variant"), row["sparsity"])
+            groups.setdefault(group, []).append(100 * float(row["test_accuracy"]))
+    for group, values in groups.items():
         quoted = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-        assert quoted in page, (sparsity, quoted)
+        assert quoted in docs, (group, quoted)
 
 
 @pytest.mark.parametrize("name", configs.names())
