@@ -4,14 +4,17 @@ from importlib.metadata import version as _version
 
 from jaxprune import allocation as allocation
 from jaxprune import curvature as curvature
+from jaxprune import cropping as cropping
 from jaxprune import decay as decay
 from jaxprune import diagonals as diagonals
 from jaxprune import granularity as granularity
+from jaxprune import growing as growing
 from jaxprune import krylov as krylov
 from jaxprune import masks as masks
 from jaxprune import moments as moments
 from jaxprune import one_shot as one_shot
 from jaxprune import penalties as penalties
+from jaxprune import procedures as procedures
 from jaxprune import pruning as pruning
 from jaxprune import relevance as relevance
 from jaxprune import schedules as schedules

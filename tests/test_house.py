@@ -17,7 +17,7 @@ PACKAGE = ROOT / "jaxprune"
 LAYERS = (
     # Ring 0: the vocabulary.
     {"_types"},
-    {"_tree", "_branch", "_count"},
+    {"_tree", "_branch", "_count", "_view"},
     # Ring 1: pure and stateless.
     {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},
     {"allocation", "structure.rules", "curvature", "hazards", "_bits"},
@@ -25,14 +25,19 @@ LAYERS = (
     # Ring 2: know a loss or a graph.
     {"scores", "structure.groups", "second_order"},
     {"structure.plan"},
-    {"structure.units", "structure.cut", "counts", "nodes"},
+    {"structure.trees", "structure.cut", "counts", "nodes"},
+    {"structure.units"},
     {"structure.shrink", "structure.fold"},
     # Ring 3: state over steps, as optax transforms.
+    {"_layers"},
+    {"_growth"},
     {"one_shot", "penalties", "relevance"},
     {"pruning", "moments", "growing", "decay", "stochastic"},
     {"dynamics", "cropping"},
     # Ring 4: touch the world.
-    {"checkpoint", "report", "procedures", "pictures"},
+    {"checkpoint", "report", "pictures", "_threshold"},
+    {"_rounds"},
+    {"procedures"},
     # The facades.
     {"structure"},
     {""},

@@ -1,0 +1,162 @@
+"""What becomes of a training when weights are removed between two of its steps.
+
+The params get exact zeros, the pruner in the optimizer's state holds them, moments of what went are
+erased, and penalties begin anew. All functions are pure, and can be jitted.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune import masks as masks_
+from jaxprune._tree import same_structure
+from jaxprune._types import Array, Masks, Params
+from jaxprune.allocation import Budget
+from jaxprune.decay import restart
+from jaxprune.moments import zero_moments
+from jaxprune.pruning import KeepMaskedState
+from jaxprune.selection import keep_top
+
+__all__ = ["below", "crop", "hold"]
+
+
+def crop(params: Params, opt_state: Any, count: Any) -> tuple[Params, Any]:
+    """Remove exactly `count` of the remaining weights: the smallest ones, wherever they are.
+
+    Ranked are the entries of all leaves that the masks cover; a tied tensor is one leaf, and is
+    ranked once. Ties go by position: the later entry goes first, leaves in order; NaN goes before
+    all. What is gone stays gone, and does not count.
+
+    Args:
+        params: any pytree of arrays.
+        opt_state: of an optimizer with `pruning.keep_masked` in it; its masks say what takes part.
+        count: how many go, >= 0; an integer, which may be traced. More than there are is all.
+
+    Returns:
+        The params and the optimizer's state, as of `hold`.
+
+    Raises:
+        ValueError: if no `keep_masked` is in the state.
+
+    References:
+        Bonetta et al., 2022, as in the authors' code, who count a tied tensor at each of its uses.
+
+    Example:
+        >>> from jaxprune.pruning import keep_masked
+        >>> params = {"kernel": jnp.array([[4.0, -1.0], [0.5, 2.0]])}
+        >>> params, opt_state = crop(params, keep_masked().init(params), 1)
+        >>> params["kernel"]
+        Array([[ 4., -1.],
+               [ 0.,  2.]], dtype=float32)
+    """
+    masks = jax.tree.leaves(_held(opt_state, params))
+    sites = [i for i, mask in enumerate(masks) if mask.ndim]
+    sizes = jnp.array([masks[i].size for i in sites], jnp.int32)
+    remaining = sum((jnp.sum(masks[i], dtype=jnp.int32) for i in sites), jnp.int32(0))
+    keep = jnp.maximum(remaining - jnp.asarray(count, jnp.int32), 0)[None]
+    budget = Budget((0,) * len(sites), keep, jnp.zeros_like(sizes), sizes)
+    leaves = jax.tree.leaves(params)
+    scores, gone = [jnp.abs(leaves[i]) for i in sites], [~masks[i] for i in sites]
+    for i, kept in zip(sites, keep_top(scores, budget, gone=gone), strict=True):
+        masks[i] = kept
+    return hold(params, opt_state, jax.tree.unflatten(jax.tree.structure(params), masks))
+
+
+def below(params: Params, opt_state: Any, threshold: Any) -> tuple[Params, Any]:
+    """Remove every weight whose magnitude is below a threshold.
+
+    Args:
+        params: any pytree of arrays.
+        opt_state: of an optimizer with `pruning.keep_masked` in it; its masks say what takes part.
+        threshold: >= 0; it may be traced. NaN is not below.
+
+    Returns:
+        The params and the optimizer's state, as of `hold`.
+
+    Raises:
+        ValueError: if no `keep_masked` is in the state.
+
+    Example:
+        >>> from jaxprune.pruning import keep_masked
+        >>> params = {"kernel": jnp.array([[4.0, -1.0], [0.5, 2.0]])}
+        >>> below(params, keep_masked().init(params), 2.0)[0]["kernel"]
+        Array([[4., 0.],
+               [0., 2.]], dtype=float32)
+    """
+
+    def thin(param: Array, mask: Array) -> Array:
+        return mask & ~(jnp.abs(param) < threshold) if mask.ndim else mask
+
+    return hold(params, opt_state, jax.tree.map(thin, params, _held(opt_state, params)))
+
+
+def hold(params: Params, opt_state: Any, masks: Masks) -> tuple[Params, Any]:
+    """Erase what the masks remove, now and at every later step.
+
+    Args:
+        params: any pytree of arrays.
+        opt_state: of an optimizer with `pruning.keep_masked` in it.
+        masks: boolean arrays of the leaves' shapes, or 0-d.
+
+    Returns:
+        The params with exact zeros; and the optimizer's state, of the same structure, in which
+        `keep_masked` holds the masks, what the optimizer remembers of removed weights is 0, and
+        penalties begin at step 0 again (see `decay.restart`).
+
+    Raises:
+        ValueError: if no `keep_masked` is in the state, or structures or shapes differ.
+
+    Example:
+        >>> from jaxprune.pruning import keep_masked
+        >>> params = {"w": jnp.array([1.0, 2.0])}
+        >>> opt_state = keep_masked({"w": jnp.array([True, True])}).init(params)
+        >>> hold(params, opt_state, {"w": jnp.array([True, False])})[1]
+        KeepMaskedState(masks={'w': Array([ True, False], dtype=bool)})
+    """
+    same_structure(masks, params, "masks")
+    _held(opt_state, params)
+    params = masks_.apply(params, masks)
+    swap = partial(_swap, jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(masks)))
+    swapped = jax.tree.map(swap, opt_state, is_leaf=_is_keeper)
+    return params, restart(_ERASER.update(params, swapped, params)[1])
+
+
+# An optimizer that does nothing, so that `zero_moments` around it erases moments and no more.
+_ERASER = zero_moments(
+    optax.GradientTransformation(
+        init=lambda params: (), update=lambda updates, state, params=None: (updates, state)
+    )
+)
+
+
+def _held(opt_state: Any, params: Params) -> Masks:
+    parts = jax.tree.leaves(opt_state, is_leaf=_is_keeper)
+    if not any(_is_keeper(part) for part in parts):
+        raise ValueError(
+            "The optimizer's state has no `keep_masked` in it to hold what is removed; chain"
+            " `pruning.keep_masked()` behind the optimizer."
+        )
+    return masks_.read(opt_state, params)
+
+
+def _swap(masks: Masks, part: Any) -> Any:
+    """Put new masks in the place of those that are held, leaf by leaf."""
+    if not _is_keeper(part):
+        return part
+    return KeepMaskedState(jax.tree.map(_like, part.masks, masks, is_leaf=_is_hole))
+
+
+def _like(old: Any, new: Array) -> Any:
+    # A 0-d mask takes no part, and a hole of `optax.partition` is another part's business.
+    return old if _is_hole(old) or not old.ndim else jnp.broadcast_to(new, old.shape)
+
+
+def _is_keeper(part: Any) -> bool:
+    return isinstance(part, KeepMaskedState)
+
+
+def _is_hole(part: Any) -> bool:
+    return isinstance(part, optax.MaskedNode)
