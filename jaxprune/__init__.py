@@ -3,8 +3,8 @@
 from importlib.metadata import version as _version
 
 from jaxprune import allocation as allocation
-from jaxprune import curvature as curvature
 from jaxprune import cropping as cropping
+from jaxprune import curvature as curvature
 from jaxprune import decay as decay
 from jaxprune import diagonals as diagonals
 from jaxprune import granularity as granularity
