@@ -1,8 +1,6 @@
 """What a run computes, as one frozen value; where it reads and writes is no part of it."""
 
 import dataclasses
-import functools
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from tyro.conf import Suppress
 
 from experiments.data import Dataset
 from experiments.models import Model, Network
-from experiments.train import Augment, State
+from experiments.train import Augment, State, Target
 from jaxprune import pruning, schedules, scores
 from jaxprune.allocation import Allocation, across_leaves
 from jaxprune.granularity import Granularity, entries
@@ -25,9 +23,9 @@ __all__ = [
     "as_learned",
     "cosine_adam",
     "gradually",
-    "identity",
     "keep_zeros",
     "kernels",
+    "labels_themselves",
 ]
 
 
@@ -122,6 +120,18 @@ def as_learned(config: "Config", sparsity: float, key: jax.Array, state: State) 
     return state.params, state.stats
 
 
+def labels_themselves(labels: jax.Array) -> jax.Array:
+    """Return the labels as they are: the data set's are the classes.
+
+    Args:
+        labels: of any shape.
+
+    Returns:
+        The same.
+    """
+    return labels
+
+
 class Finished(NamedTuple):
     """A training that has come to its end, for a config to look into.
 
@@ -174,7 +184,9 @@ class Config:
     where: Suppress[Callable[[str, jax.Array], bool]] = kernels
     """Which leaves are pruned, by name and leaf."""
     augment: Suppress[Augment | None] = None
-    """PRNG key, images -> images that a step learns from."""
+    """PRNG key, images, labels -> images and labels that a step learns from."""
+    target: Suppress[Target] = labels_themselves
+    """Labels of the data set -> the classes that the network learns."""
     variants: Suppress[Mapping[str, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
     """Name -> fields that differ: methods and their controls, side by side. A variant's field goes
     before the same field on the command line. Without any, those of `after` go on."""
@@ -245,46 +257,3 @@ _RANGES = [
     ("checkpoint_every", 1, math.inf),
     ("devices", 0, math.inf),
 ]
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """Return a config as JSON: two runs are the same when these are equal.
-
-    Args:
-        config: any config.
-
-    Returns:
-        Field -> value, without what is as usual among the choices of stages and variants. A
-        function goes by its name, and by what it was made with: the arguments of a
-        `functools.partial`, the numbers, words and functions that a closure holds.
-    """
-    fields = dataclasses.fields(config)
-    plain = {field.name: _plain(getattr(config, field.name)) for field in fields}
-    usual = {field.name: _plain(field.default) for field in fields if field.name in _STAGED}
-    return {
-        name: value
-        for name, value in plain.items()
-        if name not in _STAGED or (value and value != usual[name])
-    }
-
-
-_STAGED = ("augment", "variants", "after", "stage", "begin", "examine")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, Config):
-        return identity(value)
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, functools.partial):
-        return [_plain(value.func), *map(_plain, value.args), _plain(value.keywords)]
-    if inspect.isfunction(value):
-        inside = inspect.getclosurevars(value).nonlocals
-        name = f"{value.__module__}.{value.__qualname__}"
-        return {name: _plain(inside)} if inside else name
-    return value if isinstance(value, _PLAIN) else getattr(value, "__name__", type(value).__name__)
-
-
-_PLAIN = (bool, int, float, str, type(None))

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import cells
+
 __all__ = ["EMBEDDED", "Dataset", "Split", "batches", "load", "read", "root_of"]
 
 EMBEDDED = "digits"
@@ -30,7 +32,8 @@ class Split(NamedTuple):
 
     Attributes:
         images: uint8 `(count, height, width, channels)`.
-        labels: int32 `(count,)`.
+        labels: int32 `(count,)`, or `(count, height, width)`: the number of the instance that a
+            pixel belongs to, 0 for none.
     """
 
     images: np.ndarray
@@ -84,7 +87,9 @@ def load(
     if not _is_prepared(name, root):
         _prepare(name, root, data_from)
     train, test = (read(name, split, root) for split in splits)
-    return Dataset(name, train, test, int(max(train.labels.max(), test.labels.max())) + 1)
+    by_pixel = train.labels.ndim > 1
+    largest = int(max(train.labels.max(), test.labels.max()))
+    return Dataset(name, train, test, cells.CLASSES if by_pixel else largest + 1)
 
 
 def read(name: str, split: str, root: Path) -> Split:
@@ -102,6 +107,8 @@ def read(name: str, split: str, root: Path) -> Split:
 
     source: Any = tfds.data_source(name, split=split, data_dir=root, download=False)
     examples = [source[index] for index in range(len(source))]
+    if "instances" in examples[0]:
+        return Split(*cells.tiles(examples))
     images = np.stack([example["image"] for example in examples])
     return Split(images, np.array([example["label"] for example in examples], np.int32))
 
@@ -183,7 +190,7 @@ def _is_prepared(name: str, root: Path) -> bool:
 
 def _prepare(name: str, root: Path, data_from: Path | None) -> None:
     """Fill the directory from the user's files or from the network, or say what can be done."""
-    from experiments import prepare
+    from experiments import prepare, recipes
 
     urls = prepare.urls(name)
     if data_from is not None:
@@ -193,7 +200,7 @@ def _prepare(name: str, root: Path, data_from: Path | None) -> None:
     elif not any(_answers(url) for url in urls):
         hosts = sorted({urllib.parse.urlsplit(url).netloc for url in urls})
         raise ValueError(_unavailable(name, root, f"no answer from {', '.join(hosts)}"))
-    elif name not in prepare.RECIPES and importlib.util.find_spec("tensorflow") is None:
+    elif name not in recipes.RECIPES and importlib.util.find_spec("tensorflow") is None:
         raise ValueError(_unavailable(name, root, "TFDS needs `pip install tensorflow-cpu` for it"))
     else:
         prepare.prepare(name, root)
@@ -213,7 +220,7 @@ def _answers(url: str) -> bool:
 
 
 def _unavailable(name: str, root: Path, why: str) -> str:
-    from experiments import prepare
+    from experiments import recipes
 
     from_files = (
         f" or fill one from files of yours: `python -m experiments.prepare {name} --from DIR"
@@ -222,6 +229,6 @@ def _unavailable(name: str, root: Path, why: str) -> str:
     return (
         f"The data set {name!r} is not to be had: it is not prepared in {root}, no local files were"
         f" named, and {why}. Point `--data-dir` or JAXPRUNE_DATA_DIR at a directory that holds it;"
-        f"{from_files if name in prepare.RECIPES else ''} or take the embedded set, which needs no"
+        f"{from_files if name in recipes.RECIPES else ''} or take the embedded set, which needs no"
         f" network: `python -m experiments.run {EMBEDDED}`."
     )

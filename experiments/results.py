@@ -15,8 +15,9 @@ import jax
 import numpy as np
 
 from experiments import configs, grid, writers
-from experiments.config import Config, identity
+from experiments.config import Config
 from experiments.data import Dataset
+from experiments.identity import identity
 from jaxprune import report
 
 __all__ = ["conclude", "headline", "keep"]

@@ -18,7 +18,8 @@ import tyro
 from tqdm import tqdm
 
 from experiments import configs, data, grid, results, train, writers
-from experiments.config import Config, Finished, identity
+from experiments.config import Config, Finished
+from experiments.identity import identity
 from experiments.models import Network
 from experiments.place import Place, claim, refuse_another
 from jaxprune import checkpoint, report
@@ -159,6 +160,7 @@ def _trainer(cell: grid.Cell, dataset: data.Dataset, steps: int) -> train.Traine
         mesh,
         per_epoch=steps // config.epochs,
         augment=config.augment,
+        target=config.target,
     )
 
 

@@ -15,8 +15,11 @@ from experiments.models import Network
 
 __all__ = ["Evaluation", "State", "Trainer", "mesh_of", "normalised", "trainer"]
 
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
-"""PRNG key, uint8 images -> images of the same shape and dtype."""
+Augment = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""PRNG key, uint8 images, labels -> images and labels of the same shapes and dtypes."""
+
+Target = Callable[[jax.Array], jax.Array]
+"""Labels of the data set -> the classes that are learned."""
 
 _EVALUATE = 1000  # examples a call at most, about
 
@@ -119,6 +122,7 @@ def trainer(
     *,
     per_epoch: int,
     augment: Augment | None = None,
+    target: Target = lambda labels: labels,
 ) -> Trainer:
     """Return the functions that train a network data-parallel over a mesh.
 
@@ -127,7 +131,8 @@ def trainer(
         optimizer: PRNG key -> transform; the key may reach its state only.
         mesh: of `mesh_of`.
         per_epoch: steps over which losses are summed up.
-        augment: changes the images of a step.
+        augment: changes the examples of a step.
+        target: makes classes of labels.
 
     Returns:
         The trainer.
@@ -137,11 +142,11 @@ def trainer(
     update = optax.with_extra_args_support(optimizer(jax.random.key(0))).update
     traces: dict[str, int] = {}
     step = jax.jit(
-        _counted(_step(network, update, per_epoch, augment), traces),
+        _counted(_step(network, update, per_epoch, augment, target), traces),
         donate_argnums=0,
         out_shardings=whole,
     )
-    score = jax.jit(_counted(_score(network), traces), out_shardings=whole)
+    score = jax.jit(_counted(_score(network, target), traces), out_shardings=whole)
 
     def evaluate(state: State, examples: Split) -> Evaluation:
         learned = (state.params, state.stats)
@@ -183,7 +188,11 @@ def _init(network: Network, optimizer: Callable[..., Any]) -> Callable[..., Stat
 
 
 def _step(
-    network: Network, update: Callable[..., Any], per_epoch: int, augment: Augment | None
+    network: Network,
+    update: Callable[..., Any],
+    per_epoch: int,
+    augment: Augment | None,
+    target: Target,
 ) -> Callable[..., State]:
     def loss_of(params: Any, stats: Any, images: Any, labels: Any) -> tuple[jax.Array, Any]:
         logits, stats = network.train(params, stats, images)
@@ -191,8 +200,9 @@ def _step(
 
     def step(state: State, images: jax.Array, labels: jax.Array) -> State:
         if augment is not None:
-            images = augment(jax.random.fold_in(state.key, state.step), images)
-        example = (state.stats, images, labels)
+            key = jax.random.fold_in(state.key, state.step)
+            images, labels = augment(key, images, labels)
+        example = (state.stats, images, target(labels))
         (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, *example)
         given = {"grad": grads, "value": loss, "obj_fn": lambda p: loss_of(p, *example)[0]}
         updates, opt_state = update(grads, state.opt_state, state.params, **given)
@@ -211,12 +221,12 @@ def _step(
     return step
 
 
-def _score(network: Network) -> Callable[..., jax.Array]:
+def _score(network: Network, target: Target) -> Callable[..., jax.Array]:
     """Return a function that sums up loss and accuracy; those of an image's pixels are averaged."""
 
     def score(params: Any, stats: Any, images: Any, labels: Any, real: jax.Array) -> jax.Array:
-        logits = network.apply(params, stats, images)
-        by_label = jnp.stack([_losses(logits, labels), logits.argmax(-1) == labels])
+        logits, classes = network.apply(params, stats, images), target(labels)
+        by_label = jnp.stack([_losses(logits, classes), logits.argmax(-1) == classes])
         by_image = by_label.reshape(*by_label.shape[:2], -1).mean(-1)
         return jnp.where(real, by_image, 0).sum(-1)
 

@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from experiments import data, prepare
+from experiments import cells, data, prepare, recipes
 
 
 def random_images(count: int, *shape: int) -> np.ndarray:
@@ -58,7 +58,7 @@ def test_tfds_itself_finds_it_under_its_own_name_and_version(root: Path) -> None
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_a_recipe_has_the_features_and_the_version_of_tfds(name: str, tmp_path: Path) -> None:
-    builder, recipe = tfds.builder(name, data_dir=tmp_path), prepare.RECIPES[name]
+    builder, recipe = tfds.builder(name, data_dir=tmp_path), recipes.RECIPES[name]
     ours = tfds.features.FeaturesDict(recipe.features)
     assert (str(ours), recipe.version) == (str(builder.info.features), str(builder.version))
 
@@ -99,29 +99,86 @@ def test_the_nuclei_keep_their_instances(tmp_path: Path) -> None:
     jpeg = encoded(random_images(6, 8, 3)[0].repeat(6, 0).reshape(6, 8, 3), "jpeg")
     np.savez(
         tmp_path / "nuclei.npz",
-        ids=np.array(["one"]),
-        image_jpeg=np.frombuffer(jpeg, np.uint8),
-        image_offsets=np.array([0, len(jpeg)]),
-        label_png=np.frombuffer(png, np.uint8),
-        label_offsets=np.array([0, len(png)]),
+        ids=np.array([f"image {number}" for number in range(5)]),
+        image_jpeg=np.frombuffer(jpeg * 5, np.uint8),
+        image_offsets=len(jpeg) * np.arange(6),
+        label_png=np.frombuffer(png * 5, np.uint8),
+        label_offsets=len(png) * np.arange(6),
     )
     prepare.prepare("nuclei", tmp_path / "root", tmp_path)
-    (example,) = tfds.data_source("nuclei", split="train", data_dir=tmp_path / "root")
+    (example,) = tfds.data_source("nuclei", split="test", data_dir=tmp_path / "root")
     assert (example["instances"] == instances).all() and example["image"].shape == (6, 8, 3)
+    images, labels = data.read("nuclei", "train", tmp_path / "root")
+    assert images.shape == (4, cells.SIDE, cells.SIDE, 3) and labels.dtype == np.int32
+    assert (labels[0, :6, :8] == instances).all() and (labels[0, 6:] == 0).all()
 
 
 def test_the_xrays_keep_their_labels(tmp_path: Path) -> None:
     jpeg = encoded(random_images(1, 224, 224)[0], "jpeg")
     np.savez(
         tmp_path / "covid_xray.npz",
-        ids=np.array(["one", "two"]),
-        image_jpeg=np.frombuffer(jpeg * 2, np.uint8),
-        image_offsets=np.array([0, len(jpeg), 2 * len(jpeg)]),
-        labels=np.array([2, 0], np.uint8),
+        ids=np.array([f"{patient:08d}_1.png" for patient in range(10)]),
+        image_jpeg=np.frombuffer(jpeg * 10, np.uint8),
+        image_offsets=len(jpeg) * np.arange(11),
+        labels=np.array([2] * 5 + [0] * 5, np.uint8),
     )
     prepare.prepare("covid_xray", tmp_path / "root", tmp_path)
-    source = tfds.data_source("covid_xray", split="train", data_dir=tmp_path / "root")
-    assert {(row["id"], row["label"]) for row in source} == {(b"one", 2), (b"two", 0)}
+    train, test = (
+        tfds.data_source("covid_xray", split=split, data_dir=tmp_path / "root")
+        for split in ("train", "test")
+    )
+    assert sorted(row["label"] for row in test) == [0, 2]
+    rows = {(row["id"].decode(), row["label"]) for source in (train, test) for row in source}
+    assert rows == {(f"{patient:08d}_1.png", 2 * (patient < 5)) for patient in range(10)}
+
+
+def test_no_patient_of_the_xrays_is_in_both_splits() -> None:
+    names = [f"{patient:08d}_{shot:03d}.png" for patient in range(40) for shot in range(5)]
+    held_out = recipes._held_out([recipes._patient(name) for name in names])
+    assert len(held_out) == 8 and held_out < {f"{patient:08d}" for patient in range(40)}
+    assert held_out == recipes._held_out([recipes._patient(name) for name in reversed(names)])
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("1-s2.0-S0929664620300449-gr2_lrg-a.jpg", "1-s2.0-S0929664620300449"),
+        ("1-s2.0-S0929664620300449-main.pdf-001.jpg", "1-s2.0-S0929664620300449"),
+        ("fromSingapore.pdf-000-fig1b.png", "fromSingapore.pdf"),
+        ("00001362_017.png", "00001362"),
+        ("01E392EE-69F9-4E33-BFCE-E5C968654078.jpeg", "01E392EE-69F9-4E33-BFCE-E5C968654078.jpeg"),
+    ],
+)
+def test_images_of_one_patient_or_paper_go_together(name: str, group: str) -> None:
+    assert recipes._patient(name) == group
+
+
+def test_an_image_is_cut_into_tiles_that_show_every_pixel_once() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (150, 130, 3), np.uint8)
+    ids = np.arange(1, 150 * 130 + 1, dtype=np.uint16).reshape(150, 130)
+    tiles, labels = cells.tiles([{"image": image, "instances": ids}])
+    assert tiles.shape == (4, cells.SIDE, cells.SIDE, 3)
+    there = labels[labels > 0]
+    assert np.array_equal(np.sort(there), np.sort(ids.ravel().astype(np.int32)))
+    assert (tiles[labels > 0][np.argsort(there)] == image.reshape(-1, 3)).all()
+
+
+def test_a_cell_has_a_border_of_one_pixel_and_touching_cells_are_apart() -> None:
+    ids = np.zeros((1, 8, 9), np.int32)
+    ids[0, 1:7, 1:5], ids[0, 1:7, 5:8] = 1, 2
+    classes = np.asarray(cells.three_classes(ids))[0]
+    assert (classes[0] == 0).all() and (classes[1:7, 4:6] == 2).all() and classes[3, 3] == 1
+    found = cells.instances(classes)
+    assert (found == ids[0]).all()
+
+
+def test_the_scores_of_cells_are_those_counted_by_hand() -> None:
+    true = np.zeros((6, 12), np.int32)
+    true[1:5, 1:5], true[1:5, 7:11] = 1, 2
+    found = np.zeros_like(true)
+    found[1:5, 1:4], found[0, 11] = 1, 2  # 12 of 16 pixels of one cell, and a false one
+    assert cells.average_precision(found, true) == pytest.approx(1 / 3)
+    assert cells.dice(found > 0, true > 0) == pytest.approx(2 * 12 / (13 + 32))
 
 
 def encoded(image: np.ndarray, form: str) -> bytes:

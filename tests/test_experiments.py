@@ -18,8 +18,9 @@ import pytest
 from flax import nnx
 
 from experiments import configs, data, grid, models, place, run, train
-from experiments.augment import crop_and_flip
-from experiments.config import Config, Finished, cosine_adam, identity, keep_zeros
+from experiments.augment import crop_and_flip, turn_and_flip
+from experiments.config import Config, Finished, cosine_adam, keep_zeros
+from experiments.identity import identity
 from experiments.models.lenet5 import lenet5
 from experiments.models.lenet5_caffe import lenet5_caffe
 from experiments.models.lenet300 import lenet300, lenet300_linen
@@ -494,9 +495,19 @@ def test_batch_statistics_move_in_training_and_are_used_in_evaluation() -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_crop_is_a_part_of_the_image_perhaps_mirrored(seed: int) -> None:
     images = np.arange(1, 65, dtype=np.uint8).reshape(1, 8, 8, 1).repeat(32, 0)
-    cropped = np.asarray(crop_and_flip(jax.random.key(seed), images, margin=2))
+    shown, _ = crop_and_flip(jax.random.key(seed), images, jnp.zeros(32, int), margin=2)
+    cropped = np.asarray(shown)
     padded = np.pad(images[0, :, :, 0], 2)
     windows = [padded[i : i + 8, j : j + 8] for i in range(5) for j in range(5)]
     parts = {part.tobytes() for window in windows for part in (window, window[:, ::-1].copy())}
     seen = {image[:, :, 0].tobytes() for image in cropped}
     assert seen <= parts and len(seen) > 10
+
+
+def test_a_turned_image_is_one_of_eight_and_its_labels_turn_alike() -> None:
+    images = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1).repeat(64, 0)
+    turned, labels = turn_and_flip(jax.random.key(0), images, images[..., 0].astype(np.int32))
+    seen = {np.asarray(image).tobytes() for image in turned}
+    square = images[0, :, :, 0]
+    sides = [np.rot90(side, k).tobytes() for side in (square, square.T) for k in range(4)]
+    assert seen == set(sides) and (turned[..., 0] == labels).all()
