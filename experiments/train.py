@@ -233,7 +233,9 @@ def _score(network: Network, target: Target) -> Callable[..., jax.Array]:
     return score
 
 
-_losses = optax.softmax_cross_entropy_with_integer_labels
+def _losses(logits: jax.Array, classes: jax.Array) -> jax.Array:
+    """Return the cross-entropies; by one-hot vectors, since gathering for each pixel is slow."""
+    return optax.softmax_cross_entropy(logits, jax.nn.one_hot(classes, logits.shape[-1]))
 
 
 def _counted(fn: Callable[..., Any], traces: dict[str, int]) -> Callable[..., Any]:

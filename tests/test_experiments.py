@@ -17,7 +17,7 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import configs, data, grid, models, place, run, train
+from experiments import cells, configs, data, examine, grid, models, place, run, train
 from experiments.augment import crop_and_flip, turn_and_flip
 from experiments.config import Config, Finished, cosine_adam, keep_zeros
 from experiments.identity import identity
@@ -486,7 +486,12 @@ def test_batch_statistics_move_in_training_and_are_used_in_evaluation() -> None:
     network = resnet8((8, 8, 3), 10)
     params, stats = jax.jit(network.init)(jax.random.key(0))
     images = 3 + jax.random.normal(jax.random.key(1), (16, 8, 8, 3))
-    logits, moved = jax.jit(network.train)(params, stats, images)
+
+    def loss(params: Any) -> tuple[jax.Array, Any]:
+        logits, moved = network.train(params, stats, images)
+        return logits.sum(), (logits, moved)
+
+    (_, (logits, moved)), _ = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     pairs = zip(jax.tree.leaves(stats), jax.tree.leaves(moved), strict=True)
     assert all(bool((old != new).any()) for old, new in pairs)
     assert not np.allclose(logits, jax.jit(network.apply)(params, stats, images), atol=0.1)
@@ -511,3 +516,34 @@ def test_a_turned_image_is_one_of_eight_and_its_labels_turn_alike() -> None:
     square = images[0, :, :, 0]
     sides = [np.rot90(side, k).tobytes() for side in (square, square.T) for k in range(4)]
     assert seen == set(sides) and (turned[..., 0] == labels).all()
+
+
+def finished_as(answers: np.ndarray, labels: np.ndarray, classes: int) -> Finished:
+    """Return a training whose network answers as it is told, by the first pixel of an image."""
+    images = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1)
+    table = jax.nn.one_hot(answers, classes)
+    network = models.Network(
+        lambda key: (0, 0),
+        lambda params, stats, images: table[images[:, 0, 0, 0]],
+        lambda params, stats, images: (table[images[:, 0, 0, 0]], stats),
+    )
+    dataset = data.Dataset("told", *[data.Split(images, labels)] * 2, classes)
+    state: Any = train.State(*[jnp.zeros(())] * len(train.State._fields))
+    return Finished(TINY, network, state, dataset, 0.0, 0, Path())
+
+
+def test_sensitivity_is_counted_class_by_class() -> None:
+    told = finished_as(np.array([0, 0, 1, 1, 2, 0]), np.array([0, 0, 0, 1, 2, 2]), 3)
+    assert examine.sensitivities(told) == {
+        "sensitivity_0": pytest.approx(2 / 3),
+        "sensitivity_1": 1.0,
+        "sensitivity_2": 0.5,
+        "balanced_accuracy": pytest.approx((2 / 3 + 1.5) / 3),
+    }
+
+
+def test_a_perfect_prediction_of_three_classes_finds_every_cell() -> None:
+    numbers = np.zeros((2, 16, 16), np.int32)
+    numbers[:, 2:8, 2:8], numbers[0, 2:8, 8:14] = 1, 2
+    told = finished_as(np.asarray(cells.three_classes(numbers)), numbers, 3)
+    assert examine.cells_found(told) == {"dice": 1.0, "ap50": 1.0}

@@ -56,7 +56,8 @@ def from_nnx(make: Callable[[nnx.Rngs], Any]) -> Network:
         return nnx.merge(evaluating, params, stats)(images)
 
     def train(params: Any, stats: Any, images: jax.Array) -> tuple[jax.Array, Any]:
-        module = nnx.merge(training, params, stats)
+        # A copy: under `jax.grad`, NNX lets no variable change that was made outside.
+        module = nnx.merge(training, params, jax.tree.map(jnp.asarray, stats))
         return module(images), nnx.state(module, nnx.BatchStat)
 
     return Network(init, apply, train)

@@ -12,7 +12,7 @@ __all__ = ["unet"]
 
 
 def unet(
-    shape: tuple[int, int, int], classes: int, *, widths: tuple[int, ...] = (12, 24, 48, 96)
+    shape: tuple[int, int, int], classes: int, *, widths: tuple[int, ...] = (8, 16, 32, 64)
 ) -> Network:
     """Return the network, written in NNX; it gives a class to each pixel.
 
