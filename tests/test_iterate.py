@@ -1,0 +1,145 @@
+"""What `python -m experiments.iterate` promises: one loop for all, resumed, compared in pairs."""
+
+import csv
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import comparison, iterate, iterations, models
+from experiments.identity import identity
+from experiments.iteration import METHODS, Iteration, everything
+from experiments.place import Place
+from jaxprune import checkpoint
+
+pytestmark = pytest.mark.slow
+
+RESULTS = Path(iterate.__file__).parent / "results" / "iterations"
+
+
+def small(shape, classes):
+    class Small(nnx.Module):
+        def __init__(self, rngs):
+            self.hidden = nnx.Linear(int(np.prod(shape)), 16, rngs=rngs)
+            self.output = nnx.Linear(16, classes, rngs=rngs)
+
+        def __call__(self, images):
+            return self.output(nnx.relu(self.hidden(images.reshape(len(images), -1))))
+
+    return models.from_nnx(Small)
+
+
+TINY = Iteration(
+    model=small,
+    methods={name: METHODS[name] for name in ("L2", "irrelevance")},
+    where=everything,
+    data="digits",
+    dense_epochs=6,
+    batch=64,
+    learning_rate=5e-3,
+    every=20,
+    fraction=0.3,
+    rounds=4,
+    bound=0.5,
+    seeds=(0, 1),
+)
+
+
+def go(config, out):
+    return iterate.run("tiny", config, Place(out=out))
+
+
+@pytest.fixture(name="finished", scope="module")
+def finished_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    return out, go(TINY, out)
+
+
+def test_every_method_begins_with_the_dense_model_of_its_seed(finished):
+    rows = finished[1]["trainings"]
+    by_seed = {
+        seed: {r["dense_test_accuracy"] for r in rows if r["seed"] == seed} for seed in (0, 1)
+    }
+    assert all(len(values) == 1 for values in by_seed.values()) and by_seed[0] != by_seed[1]
+
+
+def test_methods_that_prune_alike_leave_equally_many_weights(finished):
+    with (finished[0] / "curves.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    left = {(r["method"], r["seed"]): [] for r in rows}
+    for row in rows:
+        left[row["method"], row["seed"]].append(int(row["remaining"]))
+    assert len(left) == 4 and len({tuple(numbers) for numbers in left.values()}) == 1
+
+
+def test_it_leaves_results_curves_and_a_picture(finished):
+    out, whole = finished
+    assert json.loads((out / "results.json").read_text()) == whole
+    assert (out / "curves.png").stat().st_size > 1000
+    assert [row["method"] for row in whole["comparison"]] == ["L2", "irrelevance"]
+    assert whole["command"].startswith("python -m experiments.iterate tiny")
+
+
+def test_a_finished_comparison_is_not_computed_again(finished, capsys):
+    assert go(TINY, finished[0])["trainings"] == finished[1]["trainings"]
+    assert "was finished before" in capsys.readouterr().out
+
+
+def test_an_interrupted_comparison_goes_on_to_the_same_figures(finished, tmp_path, monkeypatch):
+    save, saved = checkpoint.save, []
+
+    def interrupt(*args, **knobs):
+        save(*args, **knobs)
+        saved.append(args[1])
+        if len(saved) == 4:  # the dense model, and three rounds
+            raise KeyboardInterrupt
+
+    config = dataclasses.replace(TINY, seeds=(0,), methods={"L2": METHODS["L2"]})
+    monkeypatch.setattr(checkpoint, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        go(config, tmp_path / "run")
+    monkeypatch.undo()
+    (again,) = go(config, tmp_path / "run")["trainings"]
+    first = finished[1]["trainings"][0]
+    clocks = {"train_seconds", "evaluate_seconds", "prune_seconds"}
+    assert {k: again[k] for k in again.keys() - clocks} == {
+        k: first[k] for k in first.keys() - clocks
+    }
+
+
+def test_another_run_in_the_directory_is_refused(finished):
+    with pytest.raises(ValueError, match="`rounds` is 4 there and 5 here"):
+        go(dataclasses.replace(TINY, rounds=5), finished[0])
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(SystemExit, match="did you mean `lenet5_mnist`"):
+        iterate.main(["lenet5_mnits"])
+
+
+def test_paired_differences_have_students_interval():
+    mean, half = comparison.paired([1.0, 3.0, 5.0], [1.0, 1.0, 1.0])
+    assert mean == 2 and half == pytest.approx(4.302653 * 2 / math.sqrt(3), rel=1e-5)
+    assert math.isnan(comparison.paired([1.0], [0.0])[1])
+
+
+@pytest.mark.parametrize("name", iterations.names())
+def test_every_method_of_a_comparison_makes_an_optimizer(name):
+    config = iterations.find(name)
+    network = config.model((28, 28, 1), 10)
+    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    for method in config.methods.values():
+        jax.eval_shape(method(config, 10, iterate.optax.adam(1e-3)).init, params)
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("*.json")), ids=lambda file: file.stem)
+def test_committed_comparisons_are_what_the_page_shows(file):
+    whole = json.loads(file.read_text())
+    page = (RESULTS.parents[2] / "docs" / "irrelevance.md").read_text()
+    assert comparison.table(whole["comparison"]) in page and whole["command"] in page
+    assert whole["config"].keys() == identity(iterations.find(file.stem)).keys()
