@@ -1,10 +1,9 @@
 """What a unit is: an entry, a block, a slice. Pool scores into units, spread verdicts back.
 
 Every granularity here is one mechanism: an array is cut into equal blocks; a block's scores are
-reduced to one number. An entry is a block of one, a filter is a block that spans all axes but the
-last. N:M adds a protected share: within every m neighbours the best n always stay.
-Equal calls return the same object, so that a granularity given anew to a jitted function is no
-reason to compile again.
+reduced to one number. An entry is a block of one, a filter a block that spans all axes but the
+last. N:M adds a protected share, units across leaves (`structure.groups`) a view. Equal calls
+return the same object, so that one given anew to a jitted function does not compile it again.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from jaxprune._types import Array
+from jaxprune._view import View
 
 __all__ = [
     "Granularity",
@@ -41,6 +41,8 @@ class Granularity(NamedTuple):
         held: mask of the entries -> mask of the units: is any entry of the unit kept?
         least: fraction of a leaf's units in [0, 1] that no selection may remove.
         erased: the score of an entry that is gone already, as `pool` should see it.
+        multiple: how many units a leaf keeps is rounded up to a multiple of it, or to all.
+        view: None, or what takes the place of the leaves (`structure.groups`).
     """
 
     pool: Callable[[Array], Array]
@@ -48,6 +50,8 @@ class Granularity(NamedTuple):
     held: Callable[[Array], Array]
     least: float = 0.0
     erased: float = 0.0
+    multiple: int = 1
+    view: View | None = None
 
 
 @cache
@@ -171,8 +175,7 @@ def heads(axis: int = -2, *, reduce: Reduce = jnp.mean) -> Granularity:
     """Units are attention heads.
 
     Args:
-        axis: the head axis: -2 in Flax's query, key and value kernels (embed, heads, head_dim),
-            -3 in its output kernel (heads, head_dim, embed).
+        axis: of the heads: -2 in Flax's query, key and value kernels, -3 in its output kernel.
         reduce: as for `slices`.
 
     Returns:
@@ -192,8 +195,7 @@ def n_of_m(n: int, m: int, *, axis: int = -2) -> Granularity:
     Args:
         n: entries that stay in a group, 0 <= n <= m.
         m: length of a group, which must divide the axis.
-        axis: the axis along which groups lie; the default is a kernel's *input* axis, along which
-            hardware wants its 2:4.
+        axis: along which groups lie; the default is a kernel's input axis, as hardware wants it.
 
     Returns:
         The granularity, with `least = n / m`.
@@ -224,7 +226,7 @@ def n_of_m(n: int, m: int, *, axis: int = -2) -> Granularity:
                 " pad the layer or leave it out by `where`."
             )
         split = (*scores.shape[:at], length // m, m, *scores.shape[at + 1 :])
-        scores = _real(scores)
+        scores = real(scores)
         protected = _rank_within(scores.reshape(split), at + 1) < n
         top = jnp.finfo(scores.dtype).max
         return jnp.where(protected.reshape(scores.shape), jnp.inf, jnp.minimum(scores, top))
@@ -268,13 +270,13 @@ def _cut(extents: Callable[[tuple[int, ...]], tuple[int, ...]], reduce: Reduce) 
         return jnp.broadcast_to(values.reshape(thin), full).reshape(shape)
 
     return Granularity(
-        pool=lambda scores: blockwise(_real(scores), reduce),
+        pool=lambda scores: blockwise(real(scores), reduce),
         spread=spread,
         held=lambda mask: blockwise(mask, jnp.any),
     )
 
 
-def _real(scores: Array) -> Array:
+def real(scores: Array) -> Array:
     """Reduce half-precision scores in float32, so that a long sum keeps its order."""
     return scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
 
@@ -282,19 +284,14 @@ def _real(scores: Array) -> Array:
 def _rank_within(groups: Array, axis: int) -> Array:
     """Rank along a short axis, 0 for the highest; by comparison of every pair, without a sort."""
     lanes = jnp.moveaxis(jnp.where(jnp.isnan(groups), -jnp.inf, groups), axis, 0)
-    ranks = [
-        sum(
-            (other >= lane if j < i else other > lane).astype(jnp.int32)
-            for j, other in enumerate(lanes)
-        )
-        for i, lane in enumerate(lanes)
-    ]
+    ranks = []
+    for i, lane in enumerate(lanes):
+        above = [other >= lane if j < i else other > lane for j, other in enumerate(lanes)]
+        ranks.append(sum(one.astype(jnp.int32) for one in above))
     return jnp.stack(ranks, axis=axis)
 
 
 def _check_axes(shape: tuple[int, ...], axis: int) -> None:
     if not -len(shape) <= axis < len(shape):
-        raise ValueError(
-            f"axis {axis} does not exist in a leaf of shape {shape}; leave the leaf out by `where`,"
-            " or name another axis."
-        )
+        what = f"axis {axis} does not exist in a leaf of shape {shape}"
+        raise ValueError(f"{what}; leave the leaf out by `where`, or name another axis.")

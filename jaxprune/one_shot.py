@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,17 @@ import jax.numpy as jnp
 from jaxprune import scores
 from jaxprune._tree import chosen, is_kernel, key_for, named_leaves, same_structure
 from jaxprune._types import Array, Masks, Params, Where
-from jaxprune.allocation import Allocation, Leaf, across_leaves, check_sparsity
+from jaxprune._view import View, back, rows
+from jaxprune.allocation import Allocation, Budget, Leaf, across_leaves, check_sparsity
 from jaxprune.granularity import Granularity, entries
-from jaxprune.selection import keep_top, keep_top_of
+from jaxprune.selection import keep_top, keep_top_of, rank_top
 
 __all__ = ["Score", "asks", "needs", "prune", "scored"]
 
 Score = Callable[..., Array]
 """`score(param, ...)`: a function of leaves; its argument names say what else it needs."""
 
+_FEW = 2**16  # so many units are sorted: the search has more to compile, a leaf at a time
 # What a pass over the weights may compute anew: it costs little more than reading them.
 _CHEAP = {
     *("abs", "add", "and", "broadcast_in_dim", "convert_element_type", "copy", "eq", "ge", "gt"),
@@ -91,24 +93,32 @@ def prune(
 @partial(jax.jit, static_argnums=0)
 def _prune(rule: Any, trees: Mapping[str, Any], sparsity: Array, key: Array | None) -> Masks:
     score, granularity, allocation, where = rule
-    flags = jax.tree.leaves(chosen(where, trees["param"]))
-    arguments = _by_leaf(trees, flags, key)
+    names, arguments = _by_leaf(trees, jax.tree.leaves(chosen(where, trees["param"])), key)
+    view = granularity.view
 
-    def units(arguments: Mapping[str, Mapping[str, Array]]) -> tuple[list[Array], Any]:
-        pooled = [_pooled(name, score, granularity, given) for name, given in arguments.items()]
-        held = [granularity.held(given["mask"]) for given in arguments.values() if "mask" in given]
-        return pooled, [~unit for unit in held] or None
+    def units(arguments: Sequence[Mapping[str, Array]]) -> tuple[list[Array], Any]:
+        given = dict(zip(names, arguments, strict=True))
+        scored = _each(partial(_scored, score, granularity.erased), given)
+        pooled = _each(granularity.pool, rows(view, dict(zip(names, scored, strict=True))))
+        if "mask" not in trees:
+            return pooled, None
+        held = rows(view, {name: these["mask"] for name, these in given.items()})
+        return pooled, [~unit for unit in _each(granularity.held, held)]
 
-    pooled = jax.eval_shape(units, arguments)[0]
+    # What the units are cut from, in their order; a dict that passes through JAX loses its own.
+    whole = rows(view, {n: given["param"] for n, given in zip(names, arguments, strict=True)})
     leaves = [
-        Leaf(name, given["param"].shape, math.prod(unit.shape), granularity.least)
-        for (name, given), unit in zip(arguments.items(), pooled, strict=True)
+        Leaf(name, cut.shape, math.prod(unit.shape), granularity.least)
+        for (name, cut), unit in zip(
+            whole.items(), jax.eval_shape(units, arguments)[0], strict=True
+        )
     ]
-    kept = _keep(units, arguments, allocation(leaves, sparsity))
-    given = zip(kept, arguments.values(), strict=True)
-    verdicts = iter([_spread(granularity, unit, **these) for unit, these in given])
-    whole = [next(verdicts) if flag else jnp.array(True) for flag in flags]
-    return jax.tree.unflatten(jax.tree.structure(trees["param"]), whole)
+    kept = _keep(units, arguments, allocation(leaves, sparsity), granularity.multiple)
+    verdicts = {
+        name: granularity.spread(unit, cut.shape)
+        for (name, cut), unit in zip(whole.items(), kept, strict=True)
+    }
+    return _verdict(view, verdicts, trees)
 
 
 def scored(
@@ -142,8 +152,8 @@ def scored(
     for name, tree in trees.items():
         same_structure(tree, params, name)
     flags = jax.tree.leaves(chosen(where, params))
-    arguments = _by_leaf(trees, flags, _key(score, key))
-    leaves = iter([score(**given) for given in arguments.values()])
+    _, arguments = _by_leaf(trees, flags, _key(score, key))
+    leaves = iter([score(**given) for given in arguments])
     whole = [next(leaves) if flag else jnp.zeros(()) for flag in flags]
     return jax.tree.unflatten(jax.tree.structure(params), whole)
 
@@ -216,8 +226,8 @@ def _key(score: Score, key: Array | None) -> Array | None:
 
 def _by_leaf(
     trees: Mapping[str, Any], flags: list[bool], key: Array | None
-) -> dict[str, dict[str, Array]]:
-    """Turn trees by argument into arguments by leaf, for the leaves that are flagged."""
+) -> tuple[list[str], list[dict[str, Array]]]:
+    """Turn trees by argument into names and arguments by leaf, for the leaves that are flagged."""
     columns = {name: jax.tree.leaves(tree) for name, tree in trees.items()}
     sites = [(i, *named) for i, named in enumerate(named_leaves(trees["param"])) if flags[i]]
     arguments = {}
@@ -230,7 +240,7 @@ def _by_leaf(
         if key is not None:
             given["key"] = key_for(key, name)
         arguments[name] = given
-    return arguments
+    return list(arguments), list(arguments.values())
 
 
 def _full_mask(name: str, mask: Array, leaf: Array) -> Array:
@@ -239,27 +249,43 @@ def _full_mask(name: str, mask: Array, leaf: Array) -> Array:
     return jnp.broadcast_to(mask, leaf.shape)
 
 
-def _pooled(name: str, score: Score, granularity: Granularity, given: Mapping[str, Array]) -> Array:
-    """Score one leaf and pool it; a misfit is told with the leaf's name."""
-    try:
-        of_entries = score(**{k: v for k, v in given.items() if k != "mask"})
-        if "mask" in given:
-            of_entries = jnp.where(given["mask"], of_entries, granularity.erased)
-        return granularity.pool(of_entries)
-    except ValueError as error:
-        raise ValueError(f"Leaf {name!r}: {error}") from error
+def _scored(score: Score, erased: float, given: Mapping[str, Array]) -> Array:
+    """Score the entries of one leaf; what is gone has the score `erased`."""
+    of_entries = score(**{name: leaf for name, leaf in given.items() if name != "mask"})
+    return jnp.where(given["mask"], of_entries, erased) if "mask" in given else of_entries
 
 
-def _spread(
-    granularity: Granularity, unit: Array, param: Array, mask: Array | None = None, **_: Any
-) -> Array:
-    """Spread a verdict over the entries; what is gone stays gone even in a unit that is kept."""
-    verdict = granularity.spread(unit, param.shape)
-    return verdict if mask is None else verdict & mask
+def _each(fn: Callable[..., Array], leaves: Mapping[str, Any]) -> list[Array]:
+    """Map over leaves; a misfit is told with the leaf's name."""
+    done = []
+    for name, leaf in leaves.items():
+        try:
+            done.append(fn(leaf))
+        except ValueError as error:
+            raise ValueError(f"Leaf {name!r}: {error}") from error
+    return done
 
 
-def _keep(units: Callable[..., Any], arguments: Any, budget: Any) -> list[Array]:
+def _verdict(view: View | None, verdicts: dict[str, Array], trees: Mapping[str, Any]) -> Masks:
+    """Make masks of what is said of the leaves; what was gone stays gone in a unit that is kept."""
+    named, structure = named_leaves(trees["param"]), jax.tree.structure(trees["param"])
+    found = back(view, verdicts, {name: leaf.shape for name, leaf in named})
+    old = jax.tree.leaves(trees["mask"]) if "mask" in trees else [jnp.array(True)] * len(named)
+    kept = [
+        found[name] & mask if name in found else jnp.array(True)
+        for (name, _), mask in zip(named, old, strict=True)
+    ]
+    return jax.tree.unflatten(structure, kept)
+
+
+def _keep(units: Callable[..., Any], arguments: Any, budget: Budget, multiple: int) -> list[Array]:
     """Select, with the scores stored unless they are cheaper to compute anew in each pass."""
+    pooled, _ = jax.eval_shape(units, arguments)
+    entries = sum(math.prod(given["param"].shape) for given in arguments)
+    few = sum(math.prod(unit.shape) for unit in pooled)
+    if multiple > 1 or (few <= _FEW and 2 * few <= entries):
+        pooled, gone = units(arguments)
+        return rank_top(pooled, budget, gone=gone, multiple=multiple)
     if set(_primitives(jax.make_jaxpr(units)(arguments).jaxpr)) <= _CHEAP:
         return keep_top_of(units, arguments, budget)
     pooled, gone = units(arguments)

@@ -10,6 +10,7 @@ bit for bit. Under `optax.inject_hyperparams` name `where` in `static_args`.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,9 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from jaxprune._tree import chosen, is_kernel
+from jaxprune._tree import chosen, is_kernel, map_named, named_leaves
 from jaxprune._types import Array, Schedule, Where
+from jaxprune._view import rows
 from jaxprune.granularity import Granularity
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
 
 Strength = float | Array | Schedule
 Pull = Callable[[Array], Array]  # a leaf -> gradient of its penalty at strength 1
+Pulls = Callable[[dict[str, Array]], dict[str, Array]]  # the same of all leaves, by name
 
 
 class PenaltyState(NamedTuple):
@@ -70,7 +73,7 @@ def add_l1_penalty(strength: Strength, *, where: Where = is_kernel) -> optax.Gra
         >>> penalty.update(jnp.ones((1, 3)), penalty.init(params), params)[0]
         Array([[1.5, 0.5, 1. ]], dtype=float32)
     """
-    return _add([(strength, jnp.sign)], where)
+    return _add([(strength, _each(jnp.sign))], where)
 
 
 def add_l2_penalty(strength: Strength, *, where: Where = is_kernel) -> optax.GradientTransformation:
@@ -96,7 +99,7 @@ def add_l2_penalty(strength: Strength, *, where: Where = is_kernel) -> optax.Gra
         >>> penalty.update(jnp.ones((1, 3)), penalty.init(params), params)[0]
         Array([[2. , 0.5, 1. ]], dtype=float32)
     """
-    return _add([(strength, _same)], where)
+    return _add([(strength, _each(_same))], where)
 
 
 def add_elastic_net_penalty(
@@ -125,7 +128,7 @@ def add_elastic_net_penalty(
         >>> penalty.update(jnp.zeros((1, 3)), penalty.init(params), params)[0]
         Array([[ 2.5, -1.5,  0. ]], dtype=float32)
     """
-    return _add([(l1_strength, jnp.sign), (l2_strength, _same)], where)
+    return _add([(l1_strength, _each(jnp.sign)), (l2_strength, _each(_same))], where)
 
 
 def add_group_penalty(
@@ -138,8 +141,8 @@ def add_group_penalty(
     """Add the gradient of `strength * sum_u size_u ** size_power * pool(|w|)_u` over the units.
 
     What pulls a unit as a whole is how its magnitudes are pooled: `filters(reduce=l2_norm)` is the
-    group lasso over filters, `entries()` is the L1 penalty. A unit of zeros feels no pull. Goes
-    first in a chain.
+    group lasso over filters, `structure.groups(plan, reduce=l2_norm)` that over units which must go
+    together, `entries()` the L1 penalty. A unit of zeros feels no pull. Goes first in a chain.
 
     Args:
         strength: number >= 0, or schedule of the step.
@@ -166,12 +169,19 @@ def add_group_penalty(
                [0.8, 0. ]], dtype=float32)
     """
 
-    def penalty(magnitudes: Array) -> Array:
-        units = granularity.pool(magnitudes)
-        return (magnitudes.size / max(units.size, 1)) ** size_power * jnp.sum(units)
+    def penalty(magnitudes: dict[str, Array]) -> Array:
+        total = jnp.zeros(())
+        for row in rows(granularity.view, magnitudes).values():
+            units = granularity.pool(row)
+            total += (row.size / max(units.size, 1)) ** size_power * jnp.sum(units)
+        return total
 
-    # By hand through |w|: JAX's derivative of it is 1 at 0, which would stir pruned weights.
-    return _add([(strength, lambda w: jnp.sign(w) * jax.grad(penalty)(jnp.abs(w)))], where)
+    def pulls(leaves: dict[str, Array]) -> dict[str, Array]:
+        # By hand through |w|: JAX's derivative of it is 1 at 0, which would stir pruned weights.
+        slopes = jax.grad(penalty)({name: jnp.abs(leaf) for name, leaf in leaves.items()})
+        return {name: jnp.sign(leaf) * slopes[name] for name, leaf in leaves.items()}
+
+    return _add([(strength, pulls)], where)
 
 
 def decoupled(penalty: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -208,8 +218,12 @@ def decoupled(penalty: optax.GradientTransformation) -> optax.GradientTransforma
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _add(terms: Sequence[tuple[Strength, Pull]], where: Where) -> optax.GradientTransformation:
-    """Make the transform that adds to every chosen leaf the sum of `strength * pull(param)`."""
+def _each(pull: Pull) -> Pulls:
+    return lambda leaves: {name: pull(leaf) for name, leaf in leaves.items()}
+
+
+def _add(terms: Sequence[tuple[Strength, Pulls]], where: Where) -> optax.GradientTransformation:
+    """Make the transform that adds to the chosen leaves the sum of `strength * pulls(params)`."""
     for strength, _ in terms:
         _check(strength)
 
@@ -220,21 +234,29 @@ def _add(terms: Sequence[tuple[Strength, Pull]], where: Where) -> optax.Gradient
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, PenaltyState]:
         if params is None:
             raise ValueError("`params` is missing; call `optimizer.update(grads, state, params)`.")
-        scaled = [(s(state.step) if callable(s) else s, pull) for s, pull in terms]
-
-        def pulled(update: Array, param: Array, penalised: bool) -> Array:
-            if not penalised or update is None or not _moves(update):
-                return update
-            for strength, pull in scaled:
-                update += jnp.asarray(strength, update.dtype) * pull(param).astype(update.dtype)
-            return update
-
-        # A gradient may be None where there is a parameter, as optax allows.
         flags = chosen(where, params)
-        updates = jax.tree.map(pulled, updates, params, flags, is_leaf=lambda leaf: leaf is None)
+        named = zip(named_leaves(params), jax.tree.leaves(flags), strict=True)
+        weights = {name: leaf for (name, leaf), flag in named if flag and _moves(leaf)}
+        for strength, pulls in terms:
+            scale = strength(state.step) if callable(strength) else strength
+            slopes = pulls(weights)
+            slopes = map_named(lambda name, leaf, held=slopes: held.get(name, False), params)
+            # A gradient may be None where there is a parameter, as optax allows.
+            updates = jax.tree.map(partial(_plus, scale), updates, slopes, is_leaf=_is_none)
         return updates, PenaltyState(step=jnp.asarray(optax.safe_increment(state.step)))
 
     return optax.GradientTransformation(init, update)
+
+
+def _plus(strength: Any, update: Any, slope: Any) -> Any:
+    """Add to an update; `slope` is False where nothing pulls."""
+    if slope is False or update is None or not _moves(update):
+        return update
+    return update + jnp.asarray(strength, update.dtype) * slope.astype(update.dtype)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
 
 
 def _check(strength: Strength) -> None:

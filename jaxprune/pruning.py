@@ -16,8 +16,9 @@ import optax
 from jaxprune import masks as masks_
 from jaxprune import scores
 from jaxprune._branch import update_if
-from jaxprune._tree import chosen, is_kernel, map_named, same_structure
+from jaxprune._tree import chosen, is_kernel, map_named, named_leaves, same_structure
 from jaxprune._types import Array, Masks, Params, Schedule, Where
+from jaxprune._view import back, rows
 from jaxprune.allocation import Allocation, across_leaves
 from jaxprune.granularity import Granularity, entries
 from jaxprune.one_shot import Score, asks, needs, prune, scored
@@ -228,15 +229,24 @@ def _check_knobs(score: Score, key: Array | None, accumulate: float) -> bool:
 def _start(params: Params, where: Where, granularity: Granularity) -> tuple[Masks, Any]:
     """Return masks that keep all, and scores of 0; check that every leaf fits the granularity."""
     flags = chosen(where, params)
-
-    def check(name: str, leaf: Array, flag: bool) -> None:
-        del name
-        if flag:
-            jax.eval_shape(granularity.pool, leaf)
-
-    map_named(check, params, flags)
-    masks = jax.tree.map(partial(_full, True, bool), params, flags)
+    reached = _reached(params, flags, granularity)
+    masks = jax.tree.map(partial(_full, True, bool), params, reached)
     return masks, jax.tree.map(partial(_full, 0, jnp.float32), params, flags)
+
+
+def _reached(params: Params, flags: Any, granularity: Granularity) -> Any:
+    """Say which leaves a verdict on the units reaches: with a view, more than are scored."""
+    shapes = {name: leaf.shape for name, leaf in named_leaves(params)}
+
+    def reach(leaves: dict[str, Array]) -> dict[str, Array]:
+        wide = rows(granularity.view, leaves)
+        units = map_named(lambda name, row: granularity.pool(row), wide)
+        said = {name: granularity.spread(units[name], row.shape) for name, row in wide.items()}
+        return back(granularity.view, said, shapes)
+
+    named = zip(named_leaves(params), jax.tree.leaves(flags), strict=True)
+    found = jax.eval_shape(reach, {name: leaf for (name, leaf), flag in named if flag})
+    return map_named(lambda name, leaf: name in found, params)
 
 
 def _full(value: float, dtype: Any, leaf: Array, flag: bool) -> Array:

@@ -1,7 +1,8 @@
 """Which units stay: exactly as many of the best as the budget says.
 
 The k-th largest score of each scope shares its budget among the leaves; then each leaf is cut at
-its own quota, and ties at the cut are settled by position. Nothing is sorted or concatenated.
+its own quota, and ties at the cut are settled by position. Nothing is sorted or concatenated, save
+by `rank_top`: few units in many leaves are sorted sooner than a search is compiled.
 """
 
 import math
@@ -18,7 +19,7 @@ from jaxprune import _kth
 from jaxprune._types import Array
 from jaxprune.allocation import Budget
 
-__all__ = ["keep_top", "keep_top_of"]
+__all__ = ["keep_top", "keep_top_of", "rank_top"]
 
 
 def keep_top(
@@ -77,6 +78,74 @@ def keep_top_of(
         [Array([ True, False,  True], dtype=bool)]
     """
     return _keep_top(units, operands, budget.scope, budget.keep, budget.least, budget.most)
+
+
+def rank_top(
+    units: Sequence[Array],
+    budget: Budget,
+    *,
+    gone: Sequence[Array] | None = None,
+    multiple: int = 1,
+) -> list[Array]:
+    """Do as `keep_top` by sorting all units together: for the few units of structured pruning.
+
+    Args:
+        units: as for `keep_top`.
+        budget: as for `keep_top`.
+        gone: as for `keep_top`.
+        multiple: a leaf is given back its best units until it keeps a multiple of so many, or all.
+
+    Returns:
+        As `keep_top`, and more where `multiple` asks for it.
+
+    Raises:
+        ValueError: as `keep_top`.
+
+    Example:
+        >>> from jaxprune.allocation import Leaf, within_leaf
+        >>> budget = within_leaf()([Leaf("a", (3,), 3)], 0.4)
+        >>> rank_top([jnp.array([1.0, 3.0, 3.0])], budget)
+        [Array([False,  True,  True], dtype=bool)]
+    """
+    if not all(jnp.issubdtype(unit.dtype, jnp.floating) for unit in units):
+        units = [_kth.order_keys(unit) for unit in units]
+    return _rank_top(list(units), gone, *budget, multiple=multiple)
+
+
+@partial(jax.jit, static_argnames=("scope", "multiple"))
+def _rank_top(
+    units: list[Array],
+    gone: Sequence[Array] | None,
+    scope: tuple[int, ...],
+    keep: Array,
+    least: Array,
+    most: Array,
+    *,
+    multiple: int,
+) -> list[Array]:
+    sizes = [unit.size for unit in units]
+    ends = np.cumsum([0, *sizes]).tolist()
+    if not ends[-1]:
+        return [jnp.zeros(unit.shape, bool) for unit in units]
+    leaf, scopes = np.repeat(np.arange(len(sizes)), sizes), np.repeat(scope, sizes)
+    away = None if gone is None else jnp.concatenate([off.ravel() for off in gone])
+    falling = ~_kth.order_keys(jnp.concatenate([unit.ravel() for unit in units]), away)
+    place = _places(leaf, falling)
+    standing = jnp.where(place < least[leaf], 0, jnp.where(place < most[leaf], 1, 2))
+    kept = (_places(scopes, standing, falling) < keep[scopes]) & (standing < 2)
+    counts = jax.ops.segment_sum(kept.astype(jnp.int32), leaf, len(sizes))
+    # Of one leaf the best stay, so that a count says which.
+    kept = place < (-(-counts // multiple) * multiple)[leaf]
+    parts = zip(units, ends[:-1], ends[1:], strict=True)
+    return [kept[start:end].reshape(unit.shape) for unit, start, end in parts]
+
+
+def _places(group: np.ndarray, *keys: Array) -> Array:
+    """Return each entry's place in its group, by rising keys; ties: the earlier comes first."""
+    order = jnp.lexsort((*reversed(keys), group))
+    ranks = jnp.zeros(len(group), jnp.int32).at[order].set(jnp.arange(len(group), dtype=jnp.int32))
+    first = np.concatenate([[0], np.cumsum(np.bincount(group))])
+    return ranks - jnp.asarray(first[group], jnp.int32)
 
 
 def _as_given(operands: Any) -> Any:

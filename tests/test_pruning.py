@@ -579,3 +579,12 @@ def test_accumulate_outside_its_range_is_refused():
 def test_within_leaf_gives_every_leaf_the_sparsity():
     found = prune(params_like(), 0.75, allocation=within_leaf())
     assert [row.sparsity for row in masks.table(found)] == [0.75, 0.75, 0.75]
+
+
+@pytest.mark.parametrize("name", ["{}", "conv{}", "conv.{}/kernel"])
+def test_verdicts_reach_their_own_leaves_whatever_the_order_of_names(name):
+    leaves = [(1.0 + i) * jnp.ones((2, 2)) for i in range(12)]
+    params = leaves if name == "{}" else {name.format(i): leaf for i, leaf in enumerate(leaves)}
+    found = prune(params, 0.5, allocation=across_leaves(least=0))
+    found = found if name == "{}" else [found[name.format(i)] for i in range(12)]
+    assert [bool(mask.all()) for mask in found] == 6 * [False] + 6 * [True]

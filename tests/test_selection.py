@@ -25,7 +25,7 @@ from jaxprune.allocation import (
     removed,
     within_leaf,
 )
-from jaxprune.selection import keep_top, keep_top_of
+from jaxprune.selection import keep_top, keep_top_of, rank_top
 
 
 def leaves_of(units):
@@ -83,7 +83,8 @@ SHAPES = [(7,), (3, 5), (2, 2, 3), (1,)]
 
 @partial(jax.jit, static_argnums=2)
 def keep_jitted(units, sparsity, name):
-    return keep_top(units, ALLOCATIONS[name](leaves_of(units), sparsity))
+    budget = ALLOCATIONS[name](leaves_of(units), sparsity)
+    return keep_top(units, budget), rank_top(units, budget)
 
 
 values = st.one_of(
@@ -102,10 +103,8 @@ def test_the_units_kept_are_those_of_a_full_sort(name, data):
     units = [part.reshape(shape) for part, shape in zip(parts, SHAPES, strict=True)]
     sparsity = data.draw(st.integers(0, 20)) / 20
     budget = ALLOCATIONS[name](leaves_of(units), sparsity)
-    assert_same(
-        keep_jitted([jnp.asarray(u) for u in units], jnp.float32(sparsity), name),
-        slow_keep_top(units, budget),
-    )
+    for kept in keep_jitted([jnp.asarray(u) for u in units], jnp.float32(sparsity), name):
+        assert_same(kept, slow_keep_top(units, budget))
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.013, 0.5, 0.9, 0.999, 1.0])
@@ -178,6 +177,16 @@ def test_lazy_and_stored_scores_select_alike():
     budget = across_leaves()(leaves_of(params), 0.9)
     lazily = keep_top_of(lambda ps: ([jnp.abs(p) for p in ps], None), params, budget)
     assert_same(lazily, keep_top([jnp.abs(p) for p in params], budget))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32])
+def test_ranked_units_that_are_gone_go_first_and_multiples_are_filled_up(dtype):
+    units = [jnp.array(row, dtype) for row in ([4, 9, 7, 1, 3], [1, 0], [2, 2, 8])]
+    gone = [jnp.arange(5) == 1, jnp.zeros(2, bool), jnp.zeros(3, bool)]
+    budget = across_leaves()(leaves_of(units), 0.5)
+    assert_same(rank_top(units, budget, gone=gone), slow_keep_top(units, budget, gone))
+    in_pairs = rank_top(units, across_leaves()(leaves_of(units), 0.7), gone=gone, multiple=2)
+    assert_same(in_pairs, [[1, 0, 1, 0, 0], [1, 1], [1, 0, 1]])
 
 
 def test_selection_is_the_same_under_vmap():

@@ -10,10 +10,10 @@ from jaxprune.structure.rules import TABLE as TABLE
 from jaxprune.structure.rules import Rule as Rule
 from jaxprune.structure.rules.elementwise import elementwise as elementwise
 from jaxprune.structure.shrink import shrink as shrink
-from jaxprune.structure.shrink import shrink_state as shrink_state
-from jaxprune.structure.shrink import shrink_tree as shrink_tree
 from jaxprune.structure.shrink import verify as verify
+from jaxprune.structure.trees import shrink_state as shrink_state
+from jaxprune.structure.units import alive as alive
+from jaxprune.structure.units import groups as groups
 from jaxprune.structure.units import keep_top as keep_top
 from jaxprune.structure.units import masks as masks
 from jaxprune.structure.units import pool as pool
-from jaxprune.structure.units import spread as spread

@@ -23,7 +23,7 @@ Kept = dict[str, dict[int, np.ndarray]]
 """Parameter name -> axis -> which of its indices stay; only what shrinks is listed."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # by identity: a key for what is derived from it
 class Plan:
     """The coupled axes of a function's parameters: pure data.
 
@@ -41,7 +41,7 @@ class Plan:
     pinned: tuple[Pinned, ...]
     unknown: tuple[str, ...]
     round_to: int = 1
-    fn: Callable[..., Any] | None = dataclasses.field(default=None, compare=False, repr=False)
+    fn: Callable[..., Any] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def fingerprint(self) -> str:

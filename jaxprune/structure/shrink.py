@@ -1,4 +1,4 @@
-"""The smaller function, its parameters, and the optimizer state that goes on training them."""
+"""The smaller function and its parameters, and the proof by numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,9 +13,10 @@ from jaxprune._types import Params
 from jaxprune.structure.cut import Cut
 from jaxprune.structure.plan import Keep, Kept, Plan, checked_params, kept_indices
 from jaxprune.structure.trace import Traced, walk
+from jaxprune.structure.trees import survivors
 from jaxprune.structure.units import masks
 
-__all__ = ["shrink", "shrink_state", "shrink_tree", "verify"]
+__all__ = ["shrink", "verify"]
 
 
 def shrink(plan: Plan, params: Params, keep: Keep) -> tuple[Callable[..., Any], Params]:
@@ -54,7 +55,7 @@ def shrink(plan: Plan, params: Params, keep: Keep) -> tuple[Callable[..., Any], 
     plan.function  # noqa: B018 - a plan without a function is refused here, not in the first call
     checked_params(plan, params)
     kept = kept_indices(plan, keep)
-    small_params = shrink_tree(plan, params, keep)
+    small_params = map_named(lambda name, leaf: survivors(plan, kept, name, leaf), params)
     shapes = {
         n: leaf.shape for n, leaf in zip(names(params), jax.tree.leaves(small_params), strict=True)
     }
@@ -71,66 +72,6 @@ def shrink(plan: Plan, params: Params, keep: Keep) -> tuple[Callable[..., Any], 
         return jax.tree.unflatten(traced.tree, cut.replay(traced.tape, used))
 
     return small_fn, small_params
-
-
-def shrink_tree(plan: Plan, tree: Params, keep: Keep) -> Params:
-    """Cut a tree of the parameters' shapes (gradients, moments, scores) down to the survivors.
-
-    Args:
-        plan: the plan.
-        tree: names and shapes as the plan's parameters; 0-d leaves pass as they are.
-        keep: group name -> booleans over its units.
-
-    Returns:
-        The tree of what is left.
-
-    Raises:
-        ValueError: if the tree or `keep` does not fit the plan.
-    """
-    kept = kept_indices(plan, keep)
-    wide = [
-        name
-        for name, leaf in zip(names(tree), jax.tree.leaves(tree), strict=True)
-        if jnp.ndim(leaf)
-    ]
-    if set(wide) - set(plan.shapes):
-        raise ValueError(
-            f"{sorted(set(wide) - set(plan.shapes))[0]!r} is no parameter of the plan."
-        )
-    return map_named(lambda name, leaf: _survivors(plan, kept, name, leaf), tree)
-
-
-def shrink_state(plan: Plan, state: Any, keep: Keep) -> Any:
-    """Cut an optimizer's state, so that training goes on where it was.
-
-    Every leaf whose path ends with the path of a parameter and whose shape is the parameter's is
-    cut as the parameter is: moments, traces, averages, masks; also inside `optax.chain`,
-    `optax.masked`, `optax.partition` and the state of an `nnx.Optimizer`. Scalars and leaves that
-    belong to no parameter pass.
-
-    Args:
-        plan: the plan.
-        state: any pytree that holds trees like the parameters (or like one of the collections in
-            them, such as `params["params"]`).
-        keep: group name -> booleans over its units.
-
-    Returns:
-        The state for the smaller parameters.
-
-    Raises:
-        ValueError: if a leaf belongs to a parameter that shrinks but has another shape (factored
-            moments): nobody knows how it should be cut.
-    """
-    kept = kept_indices(plan, keep)
-    tails = _tails(plan)
-
-    def cut(path: str, leaf: Any) -> Any:
-        name = _owner(path, tails)
-        if name is None or jnp.ndim(leaf) == 0:
-            return leaf
-        return _survivors(plan, kept, name, leaf)
-
-    return map_named(cut, state)
 
 
 def verify(plan: Plan, params: Params, keep: Keep, *args: Any, **kwargs: Any) -> float:
@@ -165,7 +106,7 @@ def verify(plan: Plan, params: Params, keep: Keep, *args: Any, **kwargs: Any) ->
     for name, left, right in zip(
         owners, jax.tree.leaves(wide), jax.tree.leaves(small), strict=True
     ):
-        left = left if name is None else _survivors(plan, kept, name, left)
+        left = left if name is None else survivors(plan, kept, name, left)
         gap = np.abs(np.asarray(left, np.float64) - np.asarray(right, np.float64))
         same = np.isnan(np.asarray(left, np.float64)) & np.isnan(np.asarray(right, np.float64))
         worst = max(worst, float(np.max(np.where(same, 0.0, gap), initial=0.0)))
@@ -204,35 +145,6 @@ def _sides(traced: Traced, kept: Kept) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([none, *sides[0]]), np.concatenate([none, *sides[1]])
 
 
-def _survivors(plan: Plan, kept: Kept, name: str, leaf: Any) -> Any:
-    if name not in kept or jnp.ndim(leaf) == 0:
-        return leaf
-    if leaf.shape != plan.shapes[name]:
-        raise ValueError(
-            f"shape {leaf.shape} is not that of the parameter {name!r}, {plan.shapes[name]}, which"
-            " shrinks; make this state anew for the smaller parameters."
-        )
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        left = {axis: int(stays.sum()) for axis, stays in kept[name].items()}
-        shape = tuple(left.get(axis, n) for axis, n in enumerate(leaf.shape))
-        return jax.ShapeDtypeStruct(shape, leaf.dtype)
-    on_host = not isinstance(leaf, Tracer)  # NumPy compiles nothing
-    whole = np.asarray(leaf) if on_host else leaf
-    for axis, stays in kept[name].items():
-        places = np.flatnonzero(stays)
-        whole = np.take(whole, places, axis) if on_host else jnp.take(whole, places, axis)
-    return _placed(whole, leaf) if isinstance(leaf, jax.Array) and on_host else whole
-
-
-def _placed(array: Any, like: jax.Array) -> jax.Array:
-    """Put an array where another lies, if its mesh still divides the shape."""
-    try:
-        like.sharding.shard_shape(array.shape)
-    except ValueError:
-        return jnp.asarray(array)
-    return jax.device_put(array, like.sharding)
-
-
 def _check_small(small_params: Params, shapes: dict[str, tuple[int, ...]]) -> None:
     found = zip(names(small_params), jax.tree.leaves(small_params), strict=True)
     for name, leaf in found:
@@ -246,15 +158,3 @@ def _check_small(small_params: Params, shapes: dict[str, tuple[int, ...]]) -> No
 def _signature(tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple(jax.typeof(leaf) for leaf in leaves)
-
-
-def _tails(plan: Plan) -> dict[str, str]:
-    """Map the paths by which a parameter may be known inside a state to its name."""
-    inner = {name.split("/", 1)[1]: name for name in reversed(plan.shapes) if "/" in name}
-    return inner | {name: name for name in plan.shapes}
-
-
-def _owner(path: str, tails: dict[str, str]) -> str | None:
-    """Find the parameter whose path is the longest end of `path`."""
-    parts = path.split("/")
-    return next(filter(None, (tails.get("/".join(parts[i:])) for i in range(len(parts)))), None)

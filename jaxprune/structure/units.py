@@ -1,37 +1,119 @@
-"""Groups as a granularity: pool leaves into units, spread units over leaves, keep the best."""
+"""Groups as a granularity: units that run through many leaves, their masks, and which are left."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune._tree import map_named, names
-from jaxprune._types import Array, Masks, Params, Scores
+from jaxprune._tree import map_named, named_leaves
+from jaxprune._types import Array, Masks, Params, Scores, Where
+from jaxprune._view import View
+from jaxprune._view import rows as view_rows
+from jaxprune.allocation import Allocation, Leaf, across_leaves
+from jaxprune.granularity import Granularity, Reduce, real
+from jaxprune.selection import rank_top
+from jaxprune.structure.groups import Group, Member
 from jaxprune.structure.plan import Keep, Plan, checked_params, kept_indices
+from jaxprune.structure.trees import owner
 
-__all__ = ["keep_top", "masks", "pool", "spread"]
+__all__ = ["alive", "groups", "keep_top", "masks", "pool"]
 
 
-def pool(
-    plan: Plan, scores: Scores, *, reduce: Callable[..., Array] = jnp.mean
-) -> dict[str, Array]:
-    """Pool the scores of entries into one score for each unit of each group.
+def _is_wide(path: str, leaf: Any) -> bool:
+    """Say whether a leaf is a kernel, or the mask of one."""
+    del path
+    return leaf.ndim >= 2
+
+
+@lru_cache(maxsize=64)
+def groups(plan: Plan, *, reduce: Reduce = jnp.mean) -> Granularity:
+    """Units are what must go together: everything that a plan's unit owns, in all leaves.
 
     A unit owns the entries of all its slices: its column in one kernel, its bias, its norm's
-    scale, its rows in the next kernel. `jnp.mean` normalises by their number.
+    scale, its rows in the next kernel. Scored, or penalised, are its entries in the leaves that
+    `where` chooses; removed is all of it, in every leaf, so that `shrink` changes nothing more.
+
+    Args:
+        plan: the plan. Its parameters may be given whole, or one of the collections in them, such
+            as `params["params"]`.
+        reduce: how a unit's entries become one number; `jnp.mean` normalises by their number. Of
+            magnitudes, `jnp.sum` is the L1 and `l2_norm` the L2 norm.
+
+    Returns:
+        The granularity, for all that takes one: `prune`, `prune_gradually`, penalties. Allocations
+        see the groups by their names; `alive` turns the masks into what `shrink` wants.
+
+    References:
+        A norm over a coupled group: Fang et al., "DepGraph" (2023), section 3.3. That any score,
+        allocation and penalty takes it is ours.
+
+    Example:
+        >>> from jaxprune import structure
+        >>> from jaxprune.one_shot import prune
+        >>> mlp = lambda params, x: x @ params["w1"] @ params["w2"]
+        >>> params = {"w1": jnp.arange(12.0).reshape(3, 4), "w2": jnp.ones((4, 2))}
+        >>> plan = structure.plan(mlp, params, jnp.ones((1, 3)))
+        >>> masks = prune(params, 0.5, granularity=structure.groups(plan))
+        >>> masks["w2"].tolist()
+        [[False, False], [False, False], [True, True], [True, True]]
+    """
+
+    def rows(leaves: Mapping[str, Array]) -> dict[str, Array]:
+        mine = {owner(plan, name): leaf for name, leaf in leaves.items()}
+        for name, leaf in mine.items():
+            if name is not None and leaf.shape != plan.shapes[name]:
+                raise ValueError(
+                    f"Leaf {name!r} has shape {leaf.shape}, in the plan {plan.shapes[name]}; plan"
+                    " the smaller function anew, and take its groups."
+                )
+        found = {name: _rows(group, mine) for name, group in plan.groups.items()}
+        found = {name: row for name, row in found.items() if row is not None}
+        if not found:
+            raise ValueError("None of the leaves belongs to a group of the plan; see `explain()`.")
+        return found
+
+    def back(
+        values: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Array]:
+        mine = {owner(plan, name): name for name in shapes}
+        lines = [
+            (mine[m.leaf], _line(m, units, plan.shapes[m.leaf]))
+            for name, units in values.items()
+            for m in plan.groups[name].members
+            if m.leaf in mine
+        ]
+        found: dict[str, Array] = {}
+        for name, line in lines:
+            before = found.get(name)
+            meet = jnp.logical_and if line.dtype == bool else jnp.add
+            found[name] = line if before is None else meet(before, line)
+        return {name: jnp.broadcast_to(line, shapes[name]) for name, line in found.items()}
+
+    return Granularity(
+        pool=lambda entries: reduce(real(entries), axis=1),
+        spread=lambda values, shape: values,
+        held=lambda mask: jnp.any(mask, axis=1),
+        multiple=plan.round_to,
+        view=View(rows, back),
+    )
+
+
+def pool(plan: Plan, scores: Scores, *, reduce: Reduce = jnp.mean) -> dict[str, Array]:
+    """Pool the scores of entries into one score for each unit of each group.
 
     Args:
         plan: the plan.
         scores: a tree like the parameters; leaves that are 0-d take no part.
-        reduce: `reduce(entries, axis)`, such as `jnp.mean`, `jnp.sum`, `jnp.max`, an L2 norm.
+        reduce: as for `groups`.
 
     Returns:
-        Group name -> scores of shape (units,). It can be traced and differentiated.
+        Group name -> scores of shape (units,). It can be traced and differentiated. Groups that
+        have no entries in `scores` are left out.
 
     Raises:
-        ValueError: if a group has no entries in `scores`.
+        ValueError: if no group has entries in `scores`.
 
     Example:
         >>> from jaxprune import structure
@@ -41,53 +123,9 @@ def pool(
         >>> pool(plan, params, reduce=jnp.sum)["w1:1"].tolist()
         [5.0, 5.0, 5.0, 5.0]
     """
-    leaves = dict(zip(names(scores), jax.tree.leaves(scores), strict=True))
-    pooled = {}
-    for name, group in plan.groups.items():
-        rows = [
-            _entries(leaves[m.leaf], m.axis, m.indices)
-            for m in group.members
-            if jnp.ndim(leaves.get(m.leaf, 0.0))
-        ]
-        if not rows:
-            raise ValueError(
-                f"The group {name!r} has no entries in `scores`; give one of its leaves."
-            )
-        pooled[name] = reduce(jnp.concatenate(rows, axis=1), axis=1)
-    return pooled
-
-
-def spread(
-    plan: Plan,
-    units: Mapping[str, Any],
-    params: Params,
-    combine: Callable[..., Array],
-    initial: Any,
-) -> Any:
-    """Spread values of units over the entries that they own: the counterpart of `pool`.
-
-    Args:
-        plan: the plan.
-        units: group name -> values of shape (units,).
-        params: the parameters, for their structure.
-        combine: how values meet in an entry that several groups own, such as `jnp.add`.
-        initial: the value of an entry that no unit owns.
-
-    Returns:
-        A tree like `params`; a leaf that no group of `units` runs through is the 0-d `initial`.
-    """
-    values: dict[str, Any] = {}
-    for name, unit_values in units.items():
-        for leaf, axis, indices, _ in plan.groups[name].members:
-            shape = plan.shapes[leaf]
-            unit_values = jnp.asarray(unit_values)
-            line = jnp.full((shape[axis],), initial, unit_values.dtype)
-            flat = jnp.broadcast_to(unit_values[:, None], indices.shape).ravel()
-            line = line.at[indices.ravel()].set(flat)
-            line = line.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-            before = values.get(leaf, jnp.full(shape, initial, unit_values.dtype))
-            values[leaf] = combine(before, line)
-    return map_named(lambda name, leaf: values.get(name, jnp.asarray(initial)), params)
+    units = groups(plan, reduce=reduce)
+    wide = {name: leaf for name, leaf in named_leaves(scores) if jnp.ndim(leaf)}
+    return {name: units.pool(row) for name, row in view_rows(units.view, wide).items()}
 
 
 def masks(plan: Plan, params: Params, keep: Keep) -> Masks:
@@ -110,51 +148,84 @@ def masks(plan: Plan, params: Params, keep: Keep) -> Masks:
     return map_named(lambda name, leaf: _mask(kept.get(name, {}), leaf), params)
 
 
+def alive(plan: Plan, params: Params, *, where: Where = _is_wide) -> dict[str, np.ndarray]:
+    """Say which units are still there in a network that has been pruned in any way.
+
+    A unit is alive if it is made of something and read by something: if some chosen leaf that
+    makes it has an entry there that is not zero, and some chosen leaf that sums over it has. What
+    makes a unit may leave a bias behind: `fold` moves it on, or `verify` tells what is lost.
+
+    Args:
+        plan: the plan.
+        params: the sparse parameters, or masks like them; concrete.
+        where: which leaves are looked at; by default those of two axes or more. With the scales
+            of norms instead, a unit is alive if some scale of it is not zero.
+
+    Returns:
+        Group name -> booleans over its units, for `shrink`, `fold` and `masks`. A group that is
+        all dead keeps its first unit, and so many as make a multiple of the plan's `round_to`.
+
+    Example:
+        >>> from jaxprune import structure
+        >>> mlp = lambda params, x: x @ params["w1"] @ params["w2"]
+        >>> params = {"w1": jnp.ones((3, 4)).at[:, 1].set(0), "w2": jnp.ones((4, 2)).at[2].set(0)}
+        >>> plan = structure.plan(mlp, params, jnp.ones((1, 3)))
+        >>> structure.alive(plan, params)["w1:1"].tolist()
+        [True, False, False, True]
+    """
+    leaves = {
+        owner(plan, name): np.asarray(leaf) != 0
+        for name, leaf in named_leaves(params)
+        if jnp.ndim(leaf) and where(name, leaf)
+    }
+    found = {}
+    for name, group in plan.groups.items():
+        there = np.ones(group.size, bool)
+        for consumes in (False, True):
+            sides = [
+                np.any(_entries(leaves[m.leaf], m.axis, m.indices), axis=1)
+                for m in group.members
+                if m.leaf in leaves and m.consumes == consumes
+            ]
+            there &= np.any(sides, axis=0) if sides else True
+        order = np.argsort(~there, kind="stable")
+        count = min(-(-max(int(there.sum()), 1) // plan.round_to) * plan.round_to, group.size)
+        there[order[:count]] = True
+        found[name] = there
+    return found
+
+
 def keep_top(
     plan: Plan,
     unit_scores: Mapping[str, Any],
     sparsity: float,
     *,
-    within: str = "all",
-    least: int = 1,
+    allocation: Allocation = across_leaves(),
 ) -> dict[str, np.ndarray]:
     """Keep the units with the highest scores.
 
-    Of the units under comparison `round(sparsity * units)` are removed, ties being settled for
-    the earlier unit; then each group is given back its best units until it has `least` of them
-    and a multiple of the plan's `round_to`.
+    `alive(plan, prune(params, sparsity, granularity=groups(plan)))` is the same for any score of
+    `jaxprune.scores`; this takes scores of units, wherever they come from.
 
     Args:
         plan: the plan.
         unit_scores: group name -> scores of shape (units,); an absent group is kept whole.
-        sparsity: the fraction of the units to remove, in [0, 1].
-        within: `"group"` compares the units of one group, `"kind"` those of all groups of one
-            kind, `"all"` all of them.
-        least: how many units every group keeps at least.
+        sparsity: the fraction of the units to remove, in [0, 1]. Then each group is given back its
+            best units until it keeps a multiple of the plan's `round_to`.
+        allocation: how many units each group keeps; `across_leaves` has all of them compete, with
+            `scope=lambda name: plan.groups[name].kind` those that play the same part, and
+            `within_leaf` those of one group.
 
     Returns:
         Group name -> booleans over its units, for `shrink` and `masks`.
 
     Raises:
-        ValueError: if `sparsity` or `within` is out of range.
+        ValueError: if `sparsity` is out of range.
     """
-    if not 0 <= sparsity <= 1:
-        raise ValueError(f"`sparsity={sparsity}` must lie in [0, 1]: the fraction removed.")
-    scopes = {"group": lambda n: n, "kind": lambda n: plan.groups[n].kind, "all": lambda n: ""}
-    if within not in scopes:
-        raise ValueError(f"`within={within!r}` must be one of {', '.join(map(repr, scopes))}.")
-    scores = {name: np.asarray(values, np.float64) for name, values in unit_scores.items()}
-    by_scope: dict[str, list[str]] = {}
-    for name in scores:
-        by_scope.setdefault(scopes[within](name), []).append(name)
-    keep: dict[str, np.ndarray] = {}
-    for members in by_scope.values():
-        together = np.concatenate([scores[name] for name in members])
-        kept = _best(together, len(together) - round(sparsity * len(together)))
-        parts = np.split(kept, np.cumsum([len(scores[name]) for name in members])[:-1])
-        for name, part in zip(members, parts, strict=True):
-            keep[name] = _best(scores[name], _rounded(plan, int(part.sum()), len(part), least))
-    return keep
+    names_, scores = list(unit_scores), [jnp.asarray(unit_scores[name]) for name in unit_scores]
+    leaves = [Leaf(n, score.shape, score.size) for n, score in zip(names_, scores, strict=True)]
+    kept = rank_top(scores, allocation(leaves, sparsity), multiple=plan.round_to)
+    return {name: np.asarray(mask) for name, mask in zip(names_, kept, strict=True)}
 
 
 def _mask(kept: dict[int, np.ndarray], leaf: Array) -> Array:
@@ -164,20 +235,22 @@ def _mask(kept: dict[int, np.ndarray], leaf: Array) -> Array:
     return jnp.asarray(mask)
 
 
-def _best(scores: np.ndarray, count: int) -> np.ndarray:
-    """Mark the `count` highest scores; ties: the earlier stays; NaN goes first."""
-    order = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), kind="stable")
-    best = np.zeros(len(scores), bool)
-    best[order[:count]] = True
-    return best
+def _rows(group: Group, leaves: Mapping[str | None, Array]) -> Array | None:
+    """Put the entries of each unit into a row."""
+    there = [m for m in group.members if m.leaf in leaves]
+    rows = [_entries(leaves[m.leaf], m.axis, m.indices) for m in there]
+    return jnp.concatenate(rows, axis=1) if rows else None
 
 
-def _rounded(plan: Plan, kept: int, size: int, least: int) -> int:
-    kept, step = max(kept, min(least, size)), plan.round_to
-    return min(-(-kept // step) * step, size)
+def _line(member: Member, units: Array, shape: tuple[int, ...]) -> Array:
+    """Lay the values of units along their axis of a leaf; what no unit owns is kept, or adds 0."""
+    line = jnp.full((shape[member.axis],), units.dtype == bool, units.dtype)
+    repeated = jnp.repeat(units, member.indices.shape[1])
+    line = line.at[member.indices.ravel()].set(repeated)
+    return line.reshape([-1 if a == member.axis else 1 for a in range(len(shape))])
 
 
-def _entries(leaf: Array, axis: int, indices: np.ndarray) -> Array:
-    """Gather the entries of each unit into a row."""
-    moved = jnp.moveaxis(leaf, axis, 0)[indices.ravel()]
+def _entries(leaf: Any, axis: int, indices: np.ndarray) -> Any:
+    """Gather the entries of each unit into a row; of NumPy arrays by NumPy."""
+    moved = (np if isinstance(leaf, np.ndarray) else jnp).moveaxis(leaf, axis, 0)[indices.ravel()]
     return moved.reshape(len(indices), -1)

@@ -41,7 +41,7 @@ def gap(plan, params, keep, *args):
     wide, state = _split(quick(plan.fn)(masked(plan, params, keep), *args))
     small, small_state = _split(quick(small_fn)(small_params, *args))
     assert _varies(wide), "the network is numb: nothing can be learned from its outputs"
-    state = structure.shrink_tree(plan, state, keep)
+    state = structure.shrink_state(plan, state, keep)
     return _gap([wide, state], [small, small_state])
 
 
@@ -49,7 +49,7 @@ def gradient_gap(plan, params, keep, *args):
     """Return the relative gap of the gradients at what is left."""
     small_fn, small_params = structure.shrink(plan, params, keep)
     wide = _gradient(plan.fn, masked(plan, params, keep), args)
-    return _gap(structure.shrink_tree(plan, wide, keep), _gradient(small_fn, small_params, args))
+    return _gap(structure.shrink_state(plan, wide, keep), _gradient(small_fn, small_params, args))
 
 
 def _gradient(fn, params, args):

@@ -11,22 +11,6 @@ from jaxprune import structure
 from tests.networks.compare import gap, some_of
 from tests.networks.small import KEEP, drawn, mlp, refused
 
-
-@pytest.fixture
-def params():
-    return drawn(w1=(3, 6), b1=(6,), w2=(6, 2))
-
-
-@pytest.fixture
-def x():
-    return jax.random.normal(jax.random.key(1), (5, 3))
-
-
-@pytest.fixture
-def plan(params, x):
-    return structure.plan(mlp, params, x)
-
-
 # What a plan says.
 
 
@@ -75,14 +59,6 @@ def test_a_primitive_is_added_in_one_line(params, x, monkeypatch):
 def test_an_unused_parameter_is_pinned(params, x):
     plan = structure.plan(mlp, params | {"spare": jnp.ones((4, 4))}, x)
     assert "spare:0 is not used by the function" in plan.explain()
-
-
-def test_round_to_is_kept_by_the_selection_and_demanded_of_the_caller(params, x):
-    plan = structure.plan(mlp, params, x, round_to=4)
-    keep = structure.keep_top(plan, structure.pool(plan, params), 0.9)
-    assert keep["w1:1"].sum() == 4
-    with pytest.raises(ValueError, match="no multiple of `round_to=4`"):
-        structure.shrink(plan, params, {"w1:1": np.arange(6) < 5})
 
 
 # Certificates, each with its counter-example.

@@ -1,0 +1,97 @@
+"""The smaller function."""
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprune import structure
+from tests.networks import plain
+from tests.networks.compare import masked, some_of
+from tests.networks.small import KEEP, mlp, square
+
+# The smaller function is a function like any other.
+
+
+def test_any_batch_size_and_the_transformations_apply(plan, params, x):
+    small_fn, small = structure.shrink(plan, params, KEEP)
+    wide = masked(plan, params, KEEP)
+    rows = jnp.concatenate([x, x])
+    np.testing.assert_allclose(small_fn(small, rows), mlp(wide, rows), rtol=1e-5)
+    by_row = jax.vmap(small_fn, (None, 0))(small, x)
+    np.testing.assert_allclose(by_row, mlp(wide, x), rtol=1e-5)
+    _, scanned = jax.lax.scan(lambda c, row: (c, small_fn(small, row)), 0, x)
+    np.testing.assert_allclose(scanned, mlp(wide, x), rtol=1e-5)
+    slope = jax.jit(jax.grad(square(small_fn)))(small, x)
+    own = structure.shrink_state(plan, jax.grad(square(mlp))(wide, x), KEEP)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), slope, own)
+
+
+def test_an_exported_smaller_function_runs_without_the_model(plan, params, x):
+    small_fn, small = structure.shrink(plan, params, KEEP)
+    pytest.importorskip("flatbuffers")
+    data = jax.export.export(jax.jit(small_fn))(small, x).serialize()
+    np.testing.assert_allclose(
+        jax.export.deserialize(data).call(small, x), small_fn(small, x), rtol=1e-6
+    )
+
+
+def test_a_compact_checkpoint_reapplies_to_the_original_definition(plan, params, x, tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    from jaxprune import checkpoint
+
+    small_fn, small = structure.shrink(plan, params, KEEP)
+    data = pickle.dumps((plan, KEEP, small_fn(small, x)))
+    checkpoint.save(tmp_path / "small", 0, small)
+
+    again, keep, expected = pickle.loads(data)
+    shapes = jax.eval_shape(lambda p: p, params)
+    again = again.attach(mlp, shapes, x)
+    small_fn, small_shapes = structure.shrink(again, shapes, keep)
+    restored = checkpoint.restore(tmp_path / "small", small_shapes)
+    np.testing.assert_array_equal(small_fn(restored.state, x), expected)
+
+
+def test_a_plan_does_not_attach_to_a_model_that_has_changed(plan, params, x):
+    with pytest.raises(ValueError, match="fingerprint does not fit .* group 'w1:1'"):
+        plan.attach(lambda p, x: mlp(p, x) + (x @ p["w1"])[:, 1:3], params, x)
+
+
+def test_a_smaller_function_can_be_planned_and_shrunk_again(plan, params, x):
+    small_fn, small = structure.shrink(plan, params, KEEP)
+    again = structure.plan(small_fn, small, x)
+    assert structure.verify(again, small, {"w1:1": np.arange(4) < 2}, x) <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_plan_serves_other_precisions(plan, params, x, dtype):
+    half = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    small_fn, small = structure.shrink(plan, half, KEEP)
+    assert small["w1"].dtype == dtype
+    assert structure.verify(plan, half, KEEP, x.astype(dtype)) <= 0.1
+    assert small_fn(small, x.astype(dtype)).dtype == dtype
+
+
+def test_a_slope_defined_by_hand_is_kept():
+    @jax.custom_jvp
+    def odd(x):
+        return jnp.sin(x)
+
+    odd.defjvps(lambda t, out, x: 7 * t)
+    fn, own, (x,) = plain.mlp(jax.random.key(0))
+    plan = structure.plan(lambda p, x: odd(fn(p, x) @ p["w3"].T) @ p["w3"], own, x)
+    keep = some_of(next(iter(plan.groups.values())))
+    small_fn, small = structure.shrink(plan, own, keep)
+    wide = jax.grad(square(plan.fn))(masked(plan, own, keep), x)
+    wide = structure.shrink_state(plan, wide, keep)
+    slope = jax.grad(square(small_fn))(small, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), slope, wide)
+
+
+def test_dropout_keeps_the_stream_of_the_masked_network():
+    fn, own, inputs = plain.gated(jax.random.key(0))
+    plan = structure.plan(fn, own, *inputs)
+    keep = some_of(next(iter(plan.groups.values())))
+    assert structure.verify(plan, own, keep, *inputs) <= 1e-6
