@@ -1,0 +1,300 @@
+"""Growing regularisation: a penalty that rises on what shall go, until it can go unnoticed.
+
+GReg-1 dooms the units with the smallest weights at the start; GReg-2 first lets the penalty grow on
+all units alike, and dooms those that are smallest then: weights of high curvature resist, others
+give way. Both are one mechanism here: GReg-1 has picked before its first update. The doomed set is
+then pushed by a rising penalty, held for a while, and removed.
+
+The penalty `strength / 2 * w^2` is added to the raw gradient and passes through the momentum, so
+the transform goes first in a chain. Behind Adam and its like the added gradient is normalised away:
+that is not growing regularisation. `penalties.decoupled(add_growing_penalty(...))` pulls weights by
+`strength * w` a step, which is neither; then give increments smaller by the learning rate.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+
+from jaxprune._branch import update_if
+from jaxprune._growth import Growth, GrowthOfLayer, checked, raised, scores_of, smallest, start
+from jaxprune._layers import Layer, layers_of, layers_under, spread, tied
+from jaxprune._tree import is_kernel, map_named, named_leaves
+from jaxprune._types import Array, Masks, Params, Where
+from jaxprune.granularity import Granularity, filters
+from jaxprune.structure.plan import Plan
+
+__all__ = [
+    "PRESETS",
+    "AddGrowingPenaltyState",
+    "Growth",
+    "GrowthOfLayer",
+    "Growing",
+    "add_growing_penalty",
+    "read",
+]
+
+PICKING, PUSHING, HOLDING, DONE = range(4)
+
+_CIFAR = Growth(pick_ceiling=0.01, kept=-5e-4, weight_decay=5e-4)
+PRESETS: Mapping[str, Growth] = {
+    "cifar": _CIFAR,
+    "imagenet": _CIFAR._replace(every=5, hold=40_000, kept=-1e-4, weight_decay=1e-4),
+    "paper": _CIFAR._replace(hold=5_000),
+    "official_code": _CIFAR._replace(
+        kept=-1e-4, ratio_limit=1000.0, least_updates=1, running_sum=True
+    ),
+}
+"""GReg-2 as for CIFAR by the authors' instructions, for ImageNet, at the paper's time, and in the
+authors' code with its early stop and its float32 sums. `PRESETS[...].at_start()` is GReg-1."""
+
+
+class AddGrowingPenaltyState(NamedTuple):
+    """The state of `add_growing_penalty`; `read` says it by name.
+
+    Attributes:
+        step: int32 scalar, optimizer steps so far.
+        ended: int32 scalar, optimizer steps before the last update of the last layer; -1 until it.
+        phase: int32 scalar, of the step to come: 0 picking, 1 pushing, 2 holding, 3 done.
+        layers: a `GrowthOfLayer`.
+        doomed: tree like the params of booleans over units, 0-d `False` where no unit goes. Before
+            the pick it is what the magnitudes at the start would doom.
+    """
+
+    step: Array
+    ended: Array
+    phase: Array
+    layers: GrowthOfLayer
+    doomed: Any
+
+
+def add_growing_penalty(
+    ratios: float | Mapping[str, float] | None = None,
+    growth: Growth = Growth(),
+    *,
+    masks: Masks | None = None,
+    granularity: Granularity = filters(),
+    where: Where = is_kernel,
+    plan: Plan | None = None,
+    coupled: bool = False,
+    untrained: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Add `strength * w` to the gradient, with a strength that grows on the units that shall go.
+
+    Goes first in a chain, before weight decay and momentum. Of a layer's N units
+    `min(ceil(ratio N), N - 1)` are doomed, those with the smallest mean |w|; among equals the
+    earlier go. When `read(state, params).phase` is 3, finish by `masks.apply(params, masks)` and
+    fine-tune behind `keep_masked(masks)` with a new optimizer. Nothing is removed here.
+
+    The network must be trained: growing on random weights is the commonest reason why published
+    figures are not met. So params whose biases and scales are all still 0 or 1 are refused.
+
+    Args:
+        ratios: the fraction of units that goes from every layer, or by pattern of its path as in
+            `{"*": 0.7, "block_0/*": 0.0}`; a later pattern wins, a leaf without one loses nothing.
+        growth: the schedule; see `PRESETS`.
+        masks: the doomed set itself instead of ratios (`True` = kept), such as `one_shot.prune`
+            makes by any score.
+        granularity: what a unit is: `filters()`, `channels()`, `entries()`.
+        where: which leaves take part.
+        plan: of the model (`structure.plan`): a ratio on units that other layers share, as on a
+            residual stream, is then an error.
+        coupled: let layers that the plan couples go together, by their mean score.
+        untrained: grow on untrained params all the same.
+
+    Returns:
+        The transform; its state is an `AddGrowingPenaltyState`.
+
+    Raises:
+        ValueError: for numbers out of range; in `init`, for a ratio without its layer, for masks of
+            another structure, for coupled layers, or for params that look untrained; in `update`,
+            if `params` is missing.
+
+    References:
+        Wang et al., "Neural pruning via growing regularization", 2021, algorithm 1. The order of
+        events within an update is the authors' code's, the whole-number strengths are ours.
+
+    Example:
+        >>> tx = add_growing_penalty(0.5, Growth(every=1, increment=0.25, hold=0))
+        >>> params = {"kernel": jnp.array([[1.0, 3.0]])}
+        >>> updates, state = tx.update({"kernel": jnp.zeros((1, 2))}, tx.init(params), params)
+        >>> updates["kernel"], read(state, params).masks["kernel"]
+        (Array([[0.25, 0.  ]], dtype=float32), Array([[False,  True]], dtype=bool))
+    """
+    if (ratios is None) == (masks is None):
+        raise ValueError("Give either `ratios` or `masks`: what goes, or the doomed set itself.")
+    checked(growth, masks is not None)
+
+    def layers_in(params: Params) -> list[Layer]:
+        if masks is not None:
+            return layers_under(params, masks, granularity)
+        layers = layers_of(params, 0.0 if ratios is None else ratios, granularity, where)
+        if plan is not None:
+            layers = tied(layers, plan, granularity, params, together=coupled)
+        return layers
+
+    def init(params: Params) -> AddGrowingPenaltyState:
+        if not untrained:
+            _refuse_untrained(params)
+        return _first(growth, layers_in(params), params, granularity, masks)
+
+    def update(
+        updates: Any, state: Any, params: Params | None = None, **extra: Any
+    ) -> tuple[Any, AddGrowingPenaltyState]:
+        del extra
+        if params is None:
+            raise ValueError("`params` is missing; call `update(updates, state, params)`.")
+        weights, layers = params, layers_in(params)
+
+        due = (state.phase < HOLDING) & (state.step % growth.every == 0)
+        grow = partial(_grown, growth, layers, weights, granularity)
+        standing, doomed = update_if(due, grow, (state.layers, state.doomed))
+        ended = jnp.where(due & jnp.all(standing.finished), state.step, state.ended)
+        step = jnp.asarray(optax.safe_increment(state.step))
+        phase = _phase(growth, step, ended, standing)
+        pulled = _pulled(updates, weights, layers, standing, doomed)
+        return pulled, AddGrowingPenaltyState(step, ended, phase, standing, doomed)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class Growing(NamedTuple):
+    """What `read` tells.
+
+    Attributes:
+        phase: int32 scalar, of the step to come: 0 picking, 1 pushing, 2 holding, 3 done.
+        masks: the masks that remove the doomed units; all is kept before the pick.
+        layers: path -> `GrowthOfLayer` of scalars.
+    """
+
+    phase: Array
+    masks: Masks
+    layers: dict[str, GrowthOfLayer]
+
+
+def read(opt_state: Any, params: Params) -> Growing:
+    """Return how far growth has come, from any optimizer state that holds it, however deep.
+
+    Args:
+        opt_state: the state of an optimizer with an `add_growing_penalty` in it, or several for
+            different leaves (`optax.partition`); the phase is that of the slowest.
+        params: the params, for their structure and shapes.
+
+    Returns:
+        Phase, masks, and the standing of each layer by its path.
+
+    Raises:
+        ValueError: if the state holds no growing penalty.
+
+    Example:
+        >>> params = {"kernel": jnp.array([[1.0, 3.0, 2.0]])}
+        >>> state = add_growing_penalty(0.5).init(params)
+        >>> read(state, params).masks["kernel"]  # one-shot pruning by the same rule
+        Array([[False,  True, False]], dtype=bool)
+    """
+    states = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(node)]
+    if not states:
+        raise ValueError("The optimizer state holds no growing penalty; chain one first.")
+    kept, layers = {}, {}
+    for state in states:
+        doomed = [site for site in named_leaves(state.doomed) if site[1].ndim]
+        columns = jax.tree.leaves(state.layers)  # out of the wrappers that NNX puts around arrays
+        for k, (name, units) in enumerate(doomed):
+            layers[name] = GrowthOfLayer(*[column[k] for column in columns])
+            kept[name] = ~units | (layers[name].picked < 0)
+
+    def mask(name: str, leaf: Array) -> Array:
+        return spread(kept[name], leaf.shape) if name in kept else jnp.array(True)
+
+    phase = jnp.min(jnp.stack(jax.tree.leaves([state.phase for state in states])))
+    return Growing(phase, map_named(mask, params), layers)
+
+
+def _first(
+    growth: Growth,
+    layers: Sequence[Layer],
+    params: Params,
+    granularity: Granularity,
+    masks: Masks | None,
+) -> AddGrowingPenaltyState:
+    """Return the state before the first step, with the set that magnitudes or masks doom now."""
+    scores = scores_of(layers, params, granularity)
+    if masks is None:
+        doomed = [smallest(score, n.count) for score, n in zip(scores, layers, strict=True)]
+    else:
+        given = jax.tree.leaves(masks)
+        doomed = [~granularity.held(given[layer.leaf]).ravel() for layer in layers]
+    standing, none = start(growth, scores), jnp.int32(0)
+    phase = _phase(growth, none, none - 1, standing)
+    doomed = _in_place(layers, doomed, params, granularity)
+    return AddGrowingPenaltyState(none, none - 1, phase, standing, doomed)
+
+
+def _grown(
+    growth: Growth,
+    layers: Sequence[Layer],
+    params: Params,
+    granularity: Granularity,
+    old: tuple[GrowthOfLayer, Any],
+) -> tuple[GrowthOfLayer, Any]:
+    """Make one update of the penalty."""
+    units, scores = jax.tree.leaves(old[1]), scores_of(layers, params, granularity)
+    sets = [units[layer.leaf].ravel() for layer in layers]
+    standing, sets = raised(growth, layers, scores, old[0], sets)
+    return standing, _in_place(layers, sets, params, granularity)
+
+
+def _phase(growth: Growth, step: Array, ended: Array, layers: GrowthOfLayer) -> Array:
+    """Return the phase of the step to come."""
+    growing = jnp.where(jnp.any(layers.picked < 0), PICKING, PUSHING)
+    after = jnp.where(step > ended + growth.hold, DONE, HOLDING)
+    return jnp.where(ended < 0, growing, after).astype(jnp.int32)
+
+
+def _in_place(
+    layers: Sequence[Layer], doomed: Sequence[Array], params: Params, granularity: Granularity
+) -> Any:
+    """Return a tree like the params of each layer's doomed units, 0-d `False` elsewhere."""
+    leaves, structure = jax.tree.flatten(params)
+    whole = [jnp.array(False)] * len(leaves)
+    for layer, units in zip(layers, doomed, strict=True):
+        shape = jax.eval_shape(granularity.pool, leaves[layer.leaf]).shape
+        whole[layer.leaf] = units.reshape(shape)
+    return jax.tree.unflatten(structure, whole)
+
+
+def _pulled(
+    updates: Any, params: Params, layers: Sequence[Layer], standing: GrowthOfLayer, doomed: Any
+) -> Any:
+    """Add `strength * w`, where there is a strength; all else passes bit for bit."""
+    leaves, structure = jax.tree.flatten(params)
+    units, moves = jax.tree.leaves(doomed), structure.flatten_up_to(updates)
+    for k, layer in enumerate(layers):
+        i = layer.leaf
+        if moves[i] is None:
+            continue
+        own = jnp.where(units[i], standing.doomed_strength[k], standing.kept_strength[k])
+        strength = spread(own.astype(moves[i].dtype), leaves[i].shape)
+        pull = strength * leaves[i].astype(moves[i].dtype)
+        moves[i] = jnp.where(strength != 0, moves[i] + pull, moves[i])
+    return jax.tree.unflatten(structure, moves)
+
+
+def _is_state(node: Any) -> bool:
+    return isinstance(node, AddGrowingPenaltyState)
+
+
+def _refuse_untrained(params: Params) -> None:
+    """Refuse params whose biases and scales are all 0 or 1; traced ones cannot be looked at."""
+    flat = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) == 1 and leaf.size > 1]
+    if any(isinstance(leaf, Tracer) for leaf in flat) or not flat:
+        return
+    if all(bool(jnp.all((leaf == 0) | (leaf == 1))) for leaf in flat):
+        raise ValueError(
+            "The params look untrained: every bias and scale is still 0 or 1. A growing penalty"
+            " starts from a trained network; train it first, or say `untrained=True`."
+        )

@@ -1,0 +1,498 @@
+"""The growing penalty, number by number: strengths, counts, picks, phases, and what is removed."""
+
+import math
+from functools import partial
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxprune import masks, one_shot, pruning, structure
+from jaxprune._layers import count_of
+from jaxprune.granularity import blocks, channels, entries
+from jaxprune.growing import PRESETS, Growth, add_growing_penalty, read
+
+# T1: four filters whose mean magnitudes are .1, .4, .2, .3.
+FOUR = {"conv": {"kernel": jnp.array([[0.1, -0.4, 0.2, 0.3]] * 2), "bias": jnp.full(4, 0.5)}}
+QUICK = Growth(every=1, increment=0.25, hold=2)
+GREG2 = PRESETS["imagenet"]._replace(hold=3)
+
+
+def still(params):
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def strengths(growth, steps):
+    """Run on params that never move: (doomed and kept strength, updates, phase) at every step."""
+    tx = add_growing_penalty(0.5, growth)
+    zeros = still(FOUR)
+
+    def step(state, _):
+        _, state = tx.update(zeros, state, FOUR)
+        layers = state.layers
+        seen = layers.doomed_strength[0], layers.kept_strength[0], layers.updates[0], state.phase
+        return state, seen
+
+    state, seen = jax.jit(lambda s: jax.lax.scan(step, s, length=steps))(tx.init(FOUR))
+    return state, *map(np.asarray, seen)
+
+
+def walk(tx, params, steps, grads=None):
+    """Return (params, state) after so many steps, compiled once."""
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(grads or still(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(steps):
+        params, state = step(params, state)
+    assert step._cache_size() <= 1
+    return params, state
+
+
+@pytest.mark.parametrize("running_sum", [False, True], ids=["counted", "float32"])
+def test_the_strength_of_a_fixed_set_grows_to_the_ceiling_update_by_update(running_sum):
+    growth = Growth(every=5, hold=3, running_sum=running_sum)
+    state, doomed, kept, updates, phase = strengths(growth, 50_010)
+    t = np.arange(1, 50_011)
+    last = 10_000 if running_sum else 10_001
+    np.testing.assert_array_equal(updates, np.minimum((t - 1) // 5 + 1, last))
+    assert state.ended == 5 * (last - 1)
+    assert not kept.any()
+    want = {1: 1e-4, 100: 0.01, 1000: 0.1, 5000: 0.5, 9999: 0.9999, 10_000: 1.0}
+    if running_sum:
+        want |= {100: 0.00999999, 1000: 0.1000011, 5000: 0.4999706, 9999: 0.9999536}
+        want[10_000] = 1.0000535
+    for n, strength in want.items():
+        np.testing.assert_allclose(doomed[5 * (n - 1)], strength, rtol=0, atol=6e-8)
+    # The phase of the step to come: constant through t_f ... t_f + hold, then removal.
+    after = phase[int(state.ended) - 1 :]
+    np.testing.assert_array_equal(after[:6], [1, 2, 2, 2, 3, 3])
+
+
+@pytest.mark.parametrize("running_sum", [False, True], ids=["counted", "float32"])
+def test_a_set_is_picked_at_the_inner_ceiling_and_pushed_on_from_there(running_sum):
+    state, doomed, kept, updates, phase = strengths(GREG2._replace(running_sum=running_sum), 54_510)
+    pick = 1001 if running_sum else 1000
+    at = 5 * (pick - 1)  # the pick's own iteration leaves all units alike
+    assert state.layers.picked[0] == pick and updates[at] == pick
+    np.testing.assert_array_equal(phase[[at - 1, at]], [0, 1])
+    assert doomed[at] == kept[at]
+    np.testing.assert_allclose(doomed[at], 0.01000996 if running_sum else 0.01, atol=6e-9)
+    np.testing.assert_allclose(kept[at + 5 :], -1e-4, rtol=1e-6)
+    np.testing.assert_allclose(doomed[at + 5], 0.01011 if running_sum else 0.0101, atol=1e-7)
+    np.testing.assert_allclose(doomed[48_200], 0.8740426 if running_sum else 0.8741, atol=1e-7)
+    assert state.layers.updates[0] == 10_901 and state.ended == 54_500
+    np.testing.assert_allclose(doomed[-1], 1.0000635 if running_sum else 1.0001, atol=1e-7)
+
+
+def test_counted_strengths_are_exact_products_in_double_precision():
+    with jax.enable_x64(True):
+        _, doomed, *_ = strengths(Growth(every=1), 5000)
+    np.testing.assert_allclose(doomed, 1e-4 * np.arange(1, 5001), rtol=0, atol=1e-12)
+
+
+def test_the_penalty_is_the_strength_times_the_weight_on_doomed_units_and_nothing_else():
+    params = {**FOUR, "skip": {"kernel": jnp.ones((2, 4)), "scale": jnp.full(4, 0.7)}}
+    grads = jax.tree.map(lambda p: jnp.full_like(p, -0.0), params)
+    tx = add_growing_penalty({"conv/*": 0.5}, QUICK)
+    got, state = jax.jit(tx.update)(grads, tx.init(params), params)
+    want = 0.25 * params["conv"]["kernel"] * jnp.array([1, 0, 1, 0])
+    np.testing.assert_array_equal(got["conv"]["kernel"], want)
+    untouched = {"skip": got["skip"], "bias": got["conv"]["bias"]}
+    for leaf in [*jax.tree.leaves(untouched), got["conv"]["kernel"][:, 1::2]]:
+        assert np.all(np.signbit(leaf)) and not np.any(leaf)  # -0.0, bit for bit
+    assert list(read(state, params).layers) == ["conv/kernel"]
+
+
+def test_a_layer_with_ratio_zero_feels_nothing_before_the_pick_either():
+    tx = add_growing_penalty({"*": 0.5, "b*": 0.0}, GREG2)
+    params = {"a": jnp.ones((2, 4)), "b": jnp.ones((2, 4))}
+    got, _ = tx.update(still(params), tx.init(params), params)
+    np.testing.assert_allclose(got["a"], 1e-5, rtol=1e-6)
+    assert not jnp.any(got["b"])
+
+
+@pytest.mark.parametrize(
+    ("ratio", "sizes"),
+    [
+        (0.32, {64: 21}),
+        (0.7, {16: 12, 32: 23, 64: 45, 512: 359}),
+        (0.9, {16: 15, 32: 29, 64: 58}),
+        (0.95, {16: 15, 32: 31, 64: 61}),
+        (0.21, {64: 14, 512: 108}),
+        (0.07, {100: 7}),
+        (0.0, {16: 0, 1: 0}),
+        (0.5, {1: 0}),
+    ],
+)
+def test_counts_round_up_with_a_slack_and_never_take_all(ratio, sizes):
+    assert {n: count_of(ratio, n) for n in sizes} == sizes
+
+
+def test_ties_go_to_the_lowest_index_and_nan_goes_first():
+    params = {"kernel": jnp.array([[2.0, 1.0, 1.0, jnp.nan, 1.0, 3.0]])}
+    kept = read(add_growing_penalty(0.5).init(params), params).masks["kernel"]
+    np.testing.assert_array_equal(kept, [[True, False, False, False, True, True]])
+
+
+def test_the_set_of_greg1_is_that_of_one_shot_l1_and_what_is_removed_in_the_end():
+    params = {"a": jax.random.normal(jax.random.key(0), (3, 3, 4, 16))}
+    tx = optax.chain(add_growing_penalty(0.7, QUICK), optax.sgd(0.1))
+    before = read(tx.init(params), params).masks
+    norms = np.abs(params["a"]).sum((0, 1, 2))
+    want = np.argsort(np.argsort(norms)) >= 12
+    np.testing.assert_array_equal(before["a"], np.broadcast_to(want, (3, 3, 4, 16)))
+    moved, state = walk(tx, params, 5, {"a": jnp.ones((3, 3, 4, 16))})
+    np.testing.assert_array_equal(read(state, moved).masks["a"], before["a"])
+
+
+# T7: lr .001 and .1, weight decay 5e-4, momentum .9, strengths .1 .1 .2 .2 .3.
+STEP_RULE = {
+    0.001: [
+        0.9998995,
+        0.99970856010025,
+        0.9993362726241749,
+        0.9988008469730462,
+        0.9980188242325149,
+    ],
+    0.1: [0.98995, 0.9709560025, 0.934393736899875, 0.8827531034349201, 0.8097498025582412],
+}
+
+
+@pytest.mark.parametrize("rate", STEP_RULE)
+def test_the_penalty_passes_through_weight_decay_momentum_and_learning_rate_as_published(rate):
+    with jax.enable_x64(True):
+        tx = optax.chain(
+            add_growing_penalty(0.5, Growth(every=2, increment=0.1)),
+            optax.add_decayed_weights(5e-4),
+            optax.trace(decay=0.9),
+            optax.scale(-rate),
+        )
+        params = {"kernel": jnp.array([[1.0, 5.0]], jnp.float64)}
+        path, state, update = [], jax.jit(tx.init)(params), jax.jit(tx.update)
+        for _ in range(5):
+            updates, state = update(still(params), state, params)
+            params = optax.apply_updates(params, updates)
+            path.append(float(params["kernel"][0, 0]))
+    np.testing.assert_allclose(path, STEP_RULE[rate], rtol=0, atol=1e-14)
+
+
+def test_the_ratio_is_a_moving_average_that_starts_at_its_first_value():
+    tx = add_growing_penalty(0.5, Growth(every=1))
+    state, seen, update = tx.init({"kernel": jnp.ones((2, 2))}), [], jax.jit(tx.update)
+    for ratio in (2.0, 4.0, 8.0, 1000.0):
+        params = {"kernel": jnp.array([[1.0, ratio]] * 2)}
+        _, state = update(still(params), state, params)
+        seen.append(float(state.layers.ratio[0]))
+    np.testing.assert_allclose(seen, [2, 2.2, 2.78, 102.502], rtol=1e-6)
+
+
+def apart(scope, **kwargs):
+    """Run ten updates on two layers, of which only the first is far apart."""
+    params = {"a": jnp.array([[1e-4, 1.0]] * 2), "b": jnp.array([[0.5, 1.0]] * 2)}
+    growth = Growth(every=1, ratio_limit=1000.0, ratio_scope=scope, **kwargs)
+    tx = add_growing_penalty(0.5, growth)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(10):
+        _, state = update(still(params), state, params)
+    return state.layers.updates.tolist()
+
+
+def test_a_ratio_ends_the_growth_of_its_layer_or_that_of_all():
+    assert apart("own", least_updates=1) == [1, 10]
+    assert apart("own", least_updates=4) == [4, 10]
+    assert apart("all", least_updates=1) == [10, 10]
+
+
+def test_without_a_limit_not_even_a_dead_filter_ends_the_growth():
+    never = add_growing_penalty(0.5, Growth(every=1, ratio_limit=math.inf))
+    dead = {"a": jnp.array([[0.0, 1.0]] * 2)}
+    _, state = jax.jit(never.update)(still(dead), never.init(dead), dead)
+    assert math.isinf(state.layers.ratio[0]) and not state.layers.finished[0]
+
+
+def test_after_the_pick_the_overlap_with_one_shot_l1_and_the_separation_can_be_read():
+    params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]])}
+    swapped = {"kernel": jnp.array([[1.0, 3.0, 2.0, 4.0]])}
+    growth = Growth(every=1, pick_ceiling=0.02, pick_increment=0.01)
+    tx = add_growing_penalty(0.5, growth)
+    update = jax.jit(tx.update)
+    _, state = update(still(params), tx.init(params), params)
+    assert read(state, params).masks["kernel"].all()  # nothing is doomed yet
+    _, state = update(still(params), state, swapped)
+    seen = read(state, params)
+    np.testing.assert_array_equal(seen.masks["kernel"], [[False, True, False, True]])
+    assert seen.layers["kernel"].overlap == 0.5 and seen.layers["kernel"].picked == 2
+    np.testing.assert_allclose(seen.layers["kernel"].spread, np.std([1, 2, 3, 4]) / 2.5, rtol=1e-6)
+
+
+def test_a_run_that_stops_anywhere_goes_on_bit_for_bit():
+    growth = Growth(every=2, increment=0.2, hold=3, pick_ceiling=0.03, pick_increment=0.01)
+    growth = growth._replace(kept=-0.1, weight_decay=0.1)
+    tx = optax.chain(add_growing_penalty(0.5, growth), optax.sgd(0.1, momentum=0.9))
+    params = {"kernel": jax.random.normal(jax.random.key(1), (3, 6))}
+    grads = {"kernel": jnp.sin(params["kernel"])}
+
+    traces = []
+
+    @jax.jit
+    def step(carry):
+        traces.append(1)
+        updates, state = tx.update(grads, carry[1], carry[0])
+        return optax.apply_updates(carry[0], updates), state
+
+    carry = other = params, tx.init(params)
+    for _ in range(30):
+        carry = step(carry)
+        leaves, structure = jax.tree.flatten(other)  # as from a disk
+        other = step(jax.tree.unflatten(structure, [np.asarray(leaf) for leaf in leaves]))
+        jax.tree.map(np.testing.assert_array_equal, carry, other)
+    assert carry[1][0].phase == 3 and len(traces) == 1
+
+
+def test_a_vmapped_run_equals_the_single_ones():
+    growth = Growth(every=2, increment=0.4, hold=2, pick_ceiling=0.02, pick_increment=0.01)
+    tx = optax.chain(add_growing_penalty(0.5, growth), optax.sgd(0.1))
+    seeds = {"kernel": jax.random.normal(jax.random.key(2), (3, 2, 6))}
+
+    def run(params):
+        def step(carry, _):
+            updates, state = tx.update(jax.tree.map(jnp.cos, carry[0]), carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), length=20)[0]
+
+    together = jax.jit(jax.vmap(run))(seeds)
+    alone = jax.jit(run)
+    for i in range(3):
+        one = alone(jax.tree.map(lambda leaf, i=i: leaf[i], seeds))
+        member = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), member, one)
+
+
+@pytest.mark.parametrize(
+    ("granularity", "doomed"),
+    [
+        (channels(), [[1, 1, 1, 1], [0, 0, 0, 0]]),
+        (entries(), [[1, 1, 1, 0], [0, 0, 0, 1]]),
+        (blocks((2, 2)), [[0, 0, 1, 1], [0, 0, 1, 1]]),
+    ],
+    ids=["channels", "entries", "blocks"],
+)
+def test_any_granularity_can_grow(granularity, doomed):
+    params = {"kernel": jnp.array([[1.0, 3.0, 2.0, 5.0], [8.0, 7.0, 6.0, 4.0]])}
+    tx = add_growing_penalty(0.5, QUICK, granularity=granularity)
+    got, state = jax.jit(tx.update)(still(params), tx.init(params), params)
+    doomed = np.array(doomed, bool)
+    np.testing.assert_array_equal(got["kernel"], 0.25 * doomed * params["kernel"])
+    np.testing.assert_array_equal(read(state, params).masks["kernel"], ~doomed)
+
+
+def test_a_given_set_is_pushed_whatever_chose_it():
+    params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]]), "bias": jnp.full(4, 0.3)}
+    given = one_shot.prune(params, 0.5, score=lambda param: -jnp.abs(param))
+    tx = add_growing_penalty(masks=given, growth=QUICK)
+    got, state = jax.jit(tx.update)(still(params), tx.init(params), params)
+    np.testing.assert_array_equal(got["kernel"], [[0, 0, 0.75, 1.0]])
+    np.testing.assert_array_equal(read(state, params).masks["kernel"], given["kernel"])
+
+
+def test_the_jump_is_a_ceiling_of_zero():
+    jump = Growth(every=1, increment=1.0, ceiling=0.0, hold=1)
+    _, doomed, kept, updates, phase = strengths(jump, 4)
+    assert doomed.tolist() == [1] * 4 and updates.tolist() == [1] * 4
+    assert phase.tolist() == [2, 3, 3, 3] and not kept.any()
+
+
+def test_unstructured_removal_stays_exact_through_fine_tuning():
+    params = {"kernel": jax.random.normal(jax.random.key(3), (5, 7))}
+    growing_tx = optax.chain(
+        add_growing_penalty(0.6, QUICK, granularity=entries()), optax.sgd(0.1, momentum=0.9)
+    )
+    params, state = walk(growing_tx, params, 7)
+    seen = read(state, params)
+    assert seen.phase == 3
+    params = masks.apply(params, seen.masks)
+    tuned = optax.chain(optax.sgd(0.1, momentum=0.9), pruning.keep_masked(seen.masks))
+    for _ in range(3):
+        before = params
+        params, _ = walk(tuned, params, 1, {"kernel": jnp.ones((5, 7))})
+        gone = ~seen.masks["kernel"]
+        assert gone.sum() == 21 and not np.any(params["kernel"][gone])
+        want = (before["kernel"] - 0.1)[~gone]
+        np.testing.assert_allclose(params["kernel"][~gone], want, rtol=1e-6)
+
+
+def net(params, x):
+    """Convolution, batch norm, ReLU, and a sum over a residual stream."""
+    first = normed(params["norm"], x @ params["conv1"])
+    return (x @ params["stem"] + jax.nn.relu(first) @ params["conv2"]) @ params["head"]
+
+
+def normed(norm, x):
+    return norm["scale"] * (x - norm["mean"]) / jnp.sqrt(norm["var"] + 1e-5) + norm["shift"]
+
+
+def residual():
+    keys = jax.random.split(jax.random.key(4), 8)
+    shapes = {"stem": (3, 6), "conv1": (3, 8), "conv2": (8, 6), "head": (6, 2)}
+    params = {n: jax.random.normal(k, s) for (n, s), k in zip(shapes.items(), keys, strict=False)}
+    norm = {
+        n: jax.random.normal(k, (8,))
+        for n, k in zip(["scale", "mean", "shift"], keys[4:7], strict=True)
+    }
+    return {**params, "norm": {**norm, "var": jnp.exp(norm["mean"])}}
+
+
+def test_removal_equals_kernels_scales_and_shifts_at_zero_and_kernels_alone_do_not():
+    params, x = residual(), jax.random.normal(jax.random.key(5), (16, 3))
+    plan = structure.plan(net, params, x)
+    kept = read(add_growing_penalty({"conv1": 0.5}, plan=plan).init(params), params).masks["conv1"]
+    # Batch statistics go with their filter; what they are is no matter once the scale is 0.
+    small_fn, small = structure.shrink(plan, params, {"conv1:1": np.asarray(kept[0])})
+    assert small["conv1"].shape == (3, 4) and small["norm"]["var"].shape == (4,)
+    zero = lambda leaf: jnp.where(kept[0], leaf, 0)  # noqa: E731 - one line of a test
+    norm = params["norm"] | {n: zero(params["norm"][n]) for n in ("scale", "shift")}
+    whole = params | {"conv1": zero(params["conv1"]), "norm": norm}
+    np.testing.assert_allclose(small_fn(small, x), net(whole, x), rtol=1e-4, atol=1e-5)
+    alone = net(params | {"conv1": zero(params["conv1"])}, x)
+    assert np.abs(alone - net(whole, x)).max() > 0.1
+
+
+def test_a_ratio_on_a_residual_stream_names_the_group_unless_it_may_go_together():
+    params = residual()
+    plan = structure.plan(net, params, jnp.ones((1, 3)))
+    add_growing_penalty({"conv1": 0.5}, plan=plan).init(params)
+    with pytest.raises(
+        ValueError, match="'conv2' shares its units with stem in the group 'stem:1'"
+    ):
+        add_growing_penalty({"conv2": 0.5}, plan=plan).init(params)
+    with pytest.raises(ValueError, match="couples conv2, stem; give all of them the ratio 0.5"):
+        add_growing_penalty({"conv2": 0.5}, plan=plan, coupled=True).init(params)
+    with pytest.raises(ValueError, match="'head': its axis -1 is an output"):
+        add_growing_penalty({"head": 0.5}, plan=plan).init(params)
+    both = add_growing_penalty({"conv2": 0.5, "stem": 0.5}, plan=plan, coupled=True)
+    kept = read(both.init(params), params).masks
+    together = jnp.abs(params["stem"]).mean(0) + jnp.abs(params["conv2"]).mean(0)
+    want = np.argsort(np.argsort(together)) >= 3
+    np.testing.assert_array_equal(kept["stem"][0], want)
+    np.testing.assert_array_equal(kept["conv2"][0], want)
+
+
+def test_untrained_params_are_refused_unless_asked_for():
+    fresh = {"kernel": jnp.ones((2, 4)), "bias": jnp.zeros(4), "scale": jnp.ones(4)}
+    with pytest.raises(ValueError, match="look untrained"):
+        add_growing_penalty(0.5).init(fresh)
+    add_growing_penalty(0.5, untrained=True).init(fresh)
+    add_growing_penalty(0.5).init(fresh | {"bias": jnp.full(4, 1e-3)})
+    jax.eval_shape(add_growing_penalty(0.5).init, fresh)  # traced values cannot be looked at
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(ratios=1.0), r"ratio 1.0 of '\*' must lie in \[0, 1\)"),
+        (dict(ratios=-0.1), "ratio -0.1"),
+        (dict(ratios={"conf/*": 0.5}), "'conf/\\*' matches no layer .* 'conv/kernel'"),
+        (dict(), "either `ratios` or `masks`"),
+        (dict(masks={"conv": True}), "`masks` has another structure"),
+        (
+            dict(masks={"conv": {"kernel": np.eye(2, 4, dtype=bool), "bias": np.array(True)}}),
+            "'conv/kernel': the mask removes part of a unit",
+        ),
+        (dict(masks={}, growth=GREG2), "at_start"),
+        (dict(ratios=0.5, growth=Growth(pick_ceiling=2.0)), "`pick_ceiling=2.0` must lie"),
+        (dict(ratios=0.5, growth=Growth(every=0)), "`every` >= 1"),
+        (dict(ratios=0.5, growth=Growth(kept=-1e-3, weight_decay=5e-4)), "makes weights grow"),
+    ],
+)
+def test_misuse_is_told_in_a_sentence(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        add_growing_penalty(**arguments).init(FOUR)
+
+
+def test_params_are_needed_and_a_state_without_growth_says_so():
+    tx = add_growing_penalty(0.5)
+    with pytest.raises(ValueError, match="`params` is missing"):
+        tx.update(FOUR, tx.init(FOUR))
+    with pytest.raises(ValueError, match="holds no growing penalty"):
+        read(optax.sgd(0.1).init(FOUR), FOUR)
+
+
+WRAPPERS = {
+    "masked": lambda tx: optax.masked(tx, {"conv": {"kernel": True, "bias": False}}),
+    "partition": lambda tx: optax.partition(
+        {"grow": tx, "rest": optax.identity()}, {"conv": {"kernel": "grow", "bias": "rest"}}
+    ),
+    "MultiSteps": lambda tx: optax.MultiSteps(tx, 1).gradient_transformation(),
+    "apply_if_finite": lambda tx: optax.apply_if_finite(tx, 3),
+    "decoupled": lambda tx: optax.with_extra_args_support(tx),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_it_lives_inside_the_wrappers_of_optax(wrap):
+    tx = wrap(add_growing_penalty(0.5, QUICK))
+    updates, state = jax.jit(tx.update)(still(FOUR), tx.init(FOUR), FOUR)
+    want = 0.25 * FOUR["conv"]["kernel"] * jnp.array([1, 0, 1, 0])
+    np.testing.assert_array_equal(updates["conv"]["kernel"], want)
+    kept = read(state, FOUR).masks["conv"]
+    np.testing.assert_array_equal(kept["kernel"], [[False, True, False, True]] * 2)
+    assert kept["bias"].shape == ()
+
+
+def test_it_lives_inside_an_optimizer_of_nnx():
+    model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    tx = optax.chain(add_growing_penalty(0.5, QUICK, untrained=True), optax.sgd(0.1))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    before, params = model.kernel[...], nnx.state(model, nnx.Param)
+    optimizer.update(model, jax.tree.map(jnp.zeros_like, params))
+    kept = read(optimizer.opt_state, params).masks["kernel"]
+    kept = np.asarray(jax.tree.leaves(kept)[0])
+    assert kept.sum() == 6
+    want = jnp.where(kept, before, before * 0.975)
+    np.testing.assert_allclose(model.kernel[...], want, rtol=1e-6)
+
+
+def test_half_precision_updates_stay_so():
+    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), FOUR)
+    tx = add_growing_penalty(0.5, GREG2)
+    got, state = jax.eval_shape(tx.update, half, tx.init(half), half)
+    assert got["conv"]["kernel"].dtype == jnp.bfloat16
+    assert state.layers.doomed_strength.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("every", "increment", "steps", "shrink", "within"),
+    [
+        (1, 1e-3, 1000, 5.27, 0.01),
+        (10, 1e-4, 11_714, math.log(1000), 0.002),
+        (5, 1e-4, 8_274, math.log(1000), 0.002),
+    ],
+)
+def test_without_a_loss_a_doomed_weight_shrinks_as_computed(
+    every, increment, steps, shrink, within
+):
+    params = {"kernel": jnp.array([[1.0, 5.0]])}
+    tx = optax.chain(
+        add_growing_penalty(0.5, Growth(every=every, increment=increment)),
+        optax.sgd(1e-3, momentum=0.9),
+    )
+
+    @jax.jit
+    def run(carry):
+        def step(carry, _):
+            updates, state = tx.update(still(params), carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        return jax.lax.scan(step, carry, length=steps)[0]
+
+    (moved, _) = run((params, tx.init(params)))
+    np.testing.assert_allclose(-jnp.log(moved["kernel"][0, 0]), shrink, atol=within)
+    assert moved["kernel"][0, 1] == 5.0
