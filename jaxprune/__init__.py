@@ -3,12 +3,14 @@
 from importlib.metadata import version as _version
 
 from jaxprune import allocation as allocation
+from jaxprune import calibration as calibration
 from jaxprune import cropping as cropping
 from jaxprune import curvature as curvature
 from jaxprune import decay as decay
 from jaxprune import diagonals as diagonals
 from jaxprune import granularity as granularity
 from jaxprune import growing as growing
+from jaxprune import hazards as hazards
 from jaxprune import krylov as krylov
 from jaxprune import masks as masks
 from jaxprune import moments as moments
@@ -20,5 +22,6 @@ from jaxprune import relevance as relevance
 from jaxprune import schedules as schedules
 from jaxprune import scores as scores
 from jaxprune import selection as selection
+from jaxprune import stochastic as stochastic
 
 __version__ = _version("jaxprune")

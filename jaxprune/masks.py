@@ -118,7 +118,8 @@ def read(opt_state: Any, params: Params | None = None) -> Masks:
         >>> read(tx.init({"w": jnp.ones(2)}))
         {'w': Array([ True, False], dtype=bool)}
     """
-    found = [tree for _, tree in optax.tree.get_all_with_path(opt_state, "masks", _of_a_state)]
+    everything = optax.tree.get_all_with_path(opt_state, "masks", _of_a_state)
+    found = [tree for _, tree in everything if jax.tree.leaves(tree, is_leaf=_is_hole)]
     if not found:
         raise ValueError(
             "The optimizer state holds no masks; chain `pruning.prune_gradually(...)` or"

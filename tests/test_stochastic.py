@@ -1,0 +1,392 @@
+"""Weights are zeroed as often as they should be, exactly, and nothing else is touched."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxprune import checkpoint, hazards, masks, moments, pruning, schedules
+from jaxprune.calibration import calibrated, scale_for_sparsity
+from jaxprune.stochastic import Window, zero_stochastically
+
+KEY = jax.random.key(5)
+PARAMS = {
+    "dense": {"kernel": 0.1 * jax.random.normal(jax.random.key(0), (40, 30)), "bias": jnp.ones(30)},
+    "out": {"kernel": 0.2 * jax.random.normal(jax.random.key(1), (30, 20))},
+}
+GRADS = jax.tree.map(lambda p: jnp.cos(100 * p), PARAMS)
+NOTHING = jax.tree.map(jnp.zeros_like, PARAMS)
+
+
+def kernels(params):
+    return [np.asarray(params["dense"]["kernel"]), np.asarray(params["out"]["kernel"])]
+
+
+def flat(params):
+    return np.concatenate([kernel.ravel() for kernel in kernels(params)])
+
+
+def sparsity(params):
+    return float((flat(params) == 0).mean())
+
+
+def run(tx, steps, params=PARAMS, grads=GRADS, state=None):
+    """Return the params and the states after each step."""
+    state = tx.init(params) if state is None else state
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    path = []
+    for _ in range(steps):
+        params, state = step(params, state)
+        path.append((params, state))
+    return path
+
+
+def assert_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_weights_are_exactly_zero_or_bit_equal_to_the_bare_optimizer():
+    bare = optax.adamw(0.01)
+    ((alone, _),) = run(bare, 1)
+    ((params, _),) = run(optax.chain(bare, zero_stochastically(KEY, 0.1)), 1)
+    np.testing.assert_array_equal(params["dense"]["bias"], alone["dense"]["bias"])
+    for mine, theirs in zip(kernels(params), kernels(alone), strict=True):
+        assert 0 < (mine == 0).sum() < mine.size
+        np.testing.assert_array_equal(mine[mine != 0], theirs[mine != 0])
+
+
+def test_half_precision_lands_on_exact_zeros_too():
+    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    bare = optax.sgd(0.01)
+    ((alone, _),) = run(bare, 1, half, jax.tree.map(jnp.cos, half))
+    tx = optax.chain(bare, zero_stochastically(KEY, 0.1))
+    ((params, _),) = run(tx, 1, half, jax.tree.map(jnp.cos, half))
+    kept = flat(params) != 0
+    assert 0 < kept.sum() < kept.size and params["dense"]["kernel"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(flat(params)[kept], flat(alone)[kept])
+
+
+OFF = {
+    "scale 0": zero_stochastically(KEY, 0.0),
+    "before its begin": zero_stochastically(KEY, 0.1, window=Window(begin=5)),
+    "after its end": zero_stochastically(KEY, 0.1, window=Window(end=0, freeze=False)),
+    "sparsity 0": zero_stochastically(KEY, calibrated(0.0)),
+    "a schedule of NaN": zero_stochastically(KEY, lambda step: step * jnp.nan),
+}
+
+
+@pytest.mark.parametrize("name", OFF)
+def test_it_leaves_the_optimizer_bit_for_bit_with(name):
+    bare = optax.sgd(0.01, momentum=0.9)
+    off = run(optax.chain(bare, OFF[name]), 3)[-1]
+    alone = run(bare, 3)[-1]
+    assert_equal(off[0], alone[0])
+    assert_equal(off[1][0], alone[1])
+
+
+def test_a_hard_hazard_is_thresholding_at_the_scale():
+    for hazard in (hazards.threshold, hazards.power(200.0)):
+        ((params, _),) = run(zero_stochastically(KEY, 0.1, hazard=hazard), 1, grads=NOTHING)
+        away = np.abs(np.abs(flat(PARAMS)) - 0.1) > 0.01
+        np.testing.assert_array_equal((flat(params) == 0)[away], (np.abs(flat(PARAMS)) < 0.1)[away])
+
+
+@pytest.fixture(scope="module")
+def draws():
+    """Return booleans (draws, weights): what was zeroed of weights that stand still."""
+    tx = zero_stochastically(KEY, 0.15)
+
+    def one(state, _):
+        updates, state = tx.update(NOTHING, state, PARAMS)
+        after = optax.apply_updates(PARAMS, updates)
+        kernels = after["dense"]["kernel"].ravel(), after["out"]["kernel"].ravel()
+        return state, jnp.concatenate(kernels) == 0
+
+    return np.asarray(jax.lax.scan(one, tx.init(PARAMS), length=2000)[1])
+
+
+def test_each_weight_is_zeroed_at_its_own_rate(draws):
+    p = np.asarray(hazards.gauss.probability(flat(PARAMS), 0.15), np.float64)
+    z = (draws.mean(0) - p) / np.sqrt(p * (1 - p) / len(draws) + 1e-12)
+    assert np.abs(z).max() < 5 and 0.9 < z.std() < 1.1
+
+
+def test_the_number_of_zeros_has_the_mean_and_variance_of_independent_draws(draws):
+    p = np.asarray(hazards.gauss.probability(flat(PARAMS), 0.15), np.float64)
+    counts, variance = draws.sum(1), (p * (1 - p)).sum()
+    assert abs(counts.mean() - p.sum()) < 4.5 * np.sqrt(variance / len(draws))
+    assert abs(counts.var() / variance - 1) < 4.5 * np.sqrt(2 / len(draws))
+
+
+def test_draws_of_steps_and_entries_are_uncorrelated(draws):
+    x = (draws - draws.mean(0)) / (draws.std(0) + 1e-9)
+    scale = np.sqrt(x.size)
+    assert abs((x[1:] * x[:-1]).mean() * scale) < 4.5
+    assert abs((x[:, 1:] * x[:, :-1]).mean() * scale) < 4.5
+
+
+def test_without_gradients_zeros_only_grow_and_survival_is_the_product():
+    path = run(zero_stochastically(KEY, 0.05), 40, grads=NOTHING)
+    zero = [flat(params) == 0 for params, _ in path]
+    assert all((b | ~a).all() for a, b in zip(zero[:-1], zero[1:], strict=True))
+    alive = np.asarray(hazards.gauss.survival(flat(PARAMS), 0.05, 40), np.float64)
+    spread = np.sqrt((alive * (1 - alive)).sum())
+    assert abs((~zero[-1]).sum() - alive.sum()) < 4.5 * spread
+
+
+@pytest.mark.parametrize("permanent", [False, True])
+def test_revival_follows_its_law_and_is_none_where_zeros_are_permanent(permanent):
+    start = {"kernel": jnp.zeros((60, 60))}
+    window = Window(permanent=permanent)
+    tx = optax.chain(optax.sgd(1.0), zero_stochastically(KEY, 0.1, window=window))
+    (first, state), *_ = run(tx, 1, start, {"kernel": jnp.full((60, 60), 1e-6)})
+    gone = np.asarray(first["kernel"]) == 0  # p is 1 but for one draw in ten thousand million
+    assert gone.all()
+    push = {"kernel": jnp.full((60, 60), -0.1)}
+    params, revived = first, np.zeros(gone.shape, bool)
+    # A walk of constant steps; what is caught starts anew, so watch each weight's first walk only.
+    walking = gone.copy()
+    for params, _ in run(tx, 8, first, push, state):
+        walking &= np.asarray(params["kernel"]) != 0
+    revived = walking.mean()
+    assert revived == 0 if permanent else abs(revived - 0.620) < 4.5 * np.sqrt(0.62 * 0.38 / 3600)
+
+
+RAMP = schedules.polynomial_sparsity(0.9, begin=2, end=40)
+
+
+def test_a_calibrated_scale_tracks_the_schedule():
+    tx = optax.chain(optax.sgd(0.01), zero_stochastically(KEY, calibrated(RAMP)))
+    size = flat(PARAMS).size
+    for n, (params, _) in enumerate(run(tx, 50), 1):
+        rho = float(RAMP(n))
+        assert abs(sparsity(params) - rho) <= 5 * np.sqrt(rho * (1 - rho) / size) + 1e-4
+
+
+def test_no_leaf_falls_below_its_floor():
+    small = {**PARAMS, "small": {"kernel": 1e-3 * jnp.ones((20, 20))}}
+    grads = jax.tree.map(lambda p: 0.01 * jnp.cos(100 * p), small)
+    tx = zero_stochastically(KEY, calibrated(0.7, least=100))
+    path = run(optax.chain(optax.sgd(0.01), tx), 10, small, grads)
+    assert all((params["small"]["kernel"] != 0).sum() >= 100 for params, _ in path)
+    of_dense, of_out, of_small = path[-1][1][1].scale
+    assert of_small < of_dense == of_out
+
+
+def test_where_more_is_zero_already_nothing_is_drawn_for():
+    window = Window(permanent=True)
+    rule = calibrated(lambda step: jnp.where(step < 3, 0.8, 0.3))
+    path = run(zero_stochastically(KEY, rule, window=window), 5, grads=NOTHING)
+    assert path[1][1].scale[0] > 0 and not path[2][1].scale.any()
+    assert_equal(path[4][0], path[2][0])
+
+
+LEAVES = {
+    "normal": jax.random.normal(KEY, (200, 300)),
+    "laplace": jax.random.laplace(KEY, (200, 300)),
+    "heavy": jax.random.cauchy(KEY, (200, 300)),
+    "partly zero": jax.random.normal(KEY, (200, 300)) * (jnp.arange(300) < 100),
+    "bimodal": jax.random.normal(KEY, (200, 300)) * jnp.where(jnp.arange(300) < 270, 1e-4, 1),
+}
+solve = jax.jit(
+    lambda leaf, rho, hazard: scale_for_sparsity({"kernel": leaf}, rho, hazard=hazard)[0],
+    static_argnames="hazard",
+)
+
+
+@pytest.mark.parametrize("hazard", [hazards.gauss, hazards.rational])
+def test_the_expected_sparsity_is_met_to_a_ten_thousandth(hazard):
+    for leaf in LEAVES.values():
+        scales = [float(solve(leaf, rho, hazard)) for rho in (0.02, 0.5, 0.7, 0.9, 0.99)]
+        zeros = float((leaf == 0).mean())
+        for scale, rho in zip(scales, (0.02, 0.5, 0.7, 0.9, 0.99), strict=True):
+            mean = float(hazard.probability(leaf, scale).mean())
+            assert abs(mean - rho) < 1e-4 if rho > zeros else scale == 0
+        assert scales == sorted(scales)
+
+
+def test_a_horizon_is_met_too_and_a_gaussian_has_its_closed_form():
+    leaf = LEAVES["normal"]
+    scale = scale_for_sparsity({"kernel": leaf}, 0.8, hazard=hazards.gauss.repeated(1000))
+    gone = 1 - hazards.gauss.survival(leaf, scale[0], 1000)
+    assert abs(float(gone.mean()) - 0.8) < 1e-4
+    once = float(solve(leaf, 0.8, hazards.gauss))
+    assert abs(once / float(hazards.gauss.expected_scale(0.8, 1.0)) - 1) < 0.02
+
+
+def test_a_leaf_may_have_a_scale_of_its_own():
+    scales = scale_for_sparsity(PARAMS, 0.6, scope=lambda path: path)
+    for kernel, scale in zip(kernels(PARAMS), scales, strict=True):
+        assert abs(float(hazards.gauss.probability(kernel, scale).mean()) - 0.6) < 1e-4
+
+
+def test_another_leaf_changes_no_draws():
+    more = {**PARAMS, "a new one": {"kernel": jnp.ones((3, 3))}}
+    tx = zero_stochastically(KEY, 0.1)
+    ((few, _),) = run(tx, 1, grads=NOTHING)
+    ((many, _),) = run(tx, 1, more, jax.tree.map(jnp.zeros_like, more))
+    assert_equal(few, {name: many[name] for name in few})
+
+
+def test_the_same_key_gives_the_same_zeros_and_another_gives_others():
+    tx = zero_stochastically(KEY, 0.15)
+    ((jitted, _),) = run(tx, 1, grads=NOTHING)
+    updates, _ = tx.update(NOTHING, tx.init(PARAMS), PARAMS)
+    assert ((flat(jitted) == 0) == (flat(optax.apply_updates(PARAMS, updates)) == 0)).all()
+    ((other, _),) = run(zero_stochastically(jax.random.key(6), 0.15), 1, grads=NOTHING)
+    assert ((flat(jitted) == 0) != (flat(other) == 0)).mean() > 0.2
+
+
+def kept_of(batch, n):
+    return jax.tree.map(lambda p: p[n] != 0, batch)
+
+
+def test_a_batch_of_seeds_draws_as_each_seed_alone():
+    @jax.jit
+    def one(key):
+        tx = zero_stochastically(key, calibrated(0.5))
+        updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+        return optax.apply_updates(PARAMS, updates)
+
+    keys = jax.random.split(KEY, 3)
+    together = jax.jit(jax.vmap(one))(keys)
+    for n, key in enumerate(keys):
+        mine = jax.tree.map(lambda p: p != 0, one(key))
+        assert_equal(kept_of(together, n), mine)
+
+
+def test_jax_s_own_bits_serve_as_well():
+    ((params, _),) = run(zero_stochastically(KEY, calibrated(0.5), bits=jax.random.bits), 1)
+    assert abs(sparsity(params) - 0.5) < 5 * np.sqrt(0.25 / flat(params).size)
+
+
+def test_after_the_end_zeros_are_frozen_and_the_rest_trains_on():
+    tx = optax.chain(optax.sgd(0.01), zero_stochastically(KEY, 0.1, window=Window(end=3)))
+    path = run(tx, 6)
+    frozen = flat(path[2][0]) == 0
+    for params, _ in path[3:]:
+        np.testing.assert_array_equal(flat(params) == 0, frozen)
+    assert (flat(path[5][0]) != flat(path[2][0]))[~frozen].mean() > 0.99
+
+
+def test_draws_are_made_every_few_steps():
+    window = Window(begin=1, every=3, freeze=False)
+    states = [state for _, state in run(zero_stochastically(KEY, 0.1, window=window), 8)]
+    assert [bool(state.scale.any()) for state in states] == [n in (4, 7) for n in range(1, 9)]
+
+
+def test_remembered_masks_are_the_zeros_of_the_last_update_and_reset_moments():
+    pruner = zero_stochastically(KEY, 0.1, remember=True)
+    tx = moments.zero_moments(optax.chain(optax.adam(0.01), pruner))
+    params, state = run(tx, 3)[-1]
+    found = masks.read(state, params)
+    mu = state[0][0].mu
+    for kernel, mask, moment in zip(*map(kernels, (params, found, mu)), strict=True):
+        np.testing.assert_array_equal(mask, kernel != 0)
+        assert not moment[kernel == 0].any() and moment[kernel != 0].all()
+
+
+def test_a_pruner_beside_one_that_remembers_nothing_is_still_read():
+    tx = optax.chain(zero_stochastically(KEY, 0.1), pruning.keep_masked({"w": jnp.array([[True]])}))
+    assert masks.read(tx.init({"w": jnp.ones((1, 1))}))["w"].all()
+    with pytest.raises(ValueError, match="holds no masks"):
+        masks.read(zero_stochastically(KEY, 0.1).init(PARAMS))
+
+
+LABELS = {"dense": "a", "out": "b"}
+WRAPPERS = {
+    "MultiSteps": lambda tx: optax.MultiSteps(optax.chain(optax.adam(0.01), tx), 2),
+    "masked": lambda tx: optax.chain(
+        optax.adam(0.01), optax.masked(tx, {"dense": {"kernel": True, "bias": False}, "out": True})
+    ),
+    "partition": lambda tx: optax.partition(
+        {"a": optax.chain(optax.adam(0.01), tx), "b": optax.chain(optax.sgd(0.01), tx)}, LABELS
+    ),
+    "apply_if_finite": lambda tx: optax.apply_if_finite(optax.chain(optax.adam(0.01), tx), 3),
+    "inject_hyperparams": lambda tx: optax.inject_hyperparams(
+        lambda rate: optax.chain(optax.adam(rate), tx)
+    )(rate=0.01),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_it_works_inside(name):
+    path = run(WRAPPERS[name](zero_stochastically(KEY, 0.15)), 4)
+    assert 0.5 < sparsity(path[-1][0]) < 0.95
+    if name == "MultiSteps":  # a micro-step moves nothing, and draws for nothing
+        assert_equal(path[2][0], path[1][0])
+
+
+def test_it_works_in_an_optimizer_of_nnx():
+    model = nnx.Linear(20, 30, rngs=nnx.Rngs(0))
+    tx = optax.chain(optax.sgd(0.01), zero_stochastically(KEY, 0.3))
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+    grads = nnx.grad(lambda model: jnp.sum(model(jnp.ones((2, 20))) ** 2))(model)
+    optimizer.update(model, grads)
+    assert 0.1 < float((model.kernel[...] == 0).mean()) < 0.9
+
+
+def test_a_restored_run_draws_on_as_the_unbroken_one(tmp_path):
+    tx = optax.chain(optax.sgd(0.01), zero_stochastically(KEY, calibrated(RAMP)))
+    path = run(tx, 6)
+    checkpoint.save(tmp_path, 3, path[2])
+    restored = checkpoint.restore(tmp_path, (PARAMS, tx.init(PARAMS))).state
+    resumed = run(tx, 3, restored[0], state=restored[1])
+    assert_equal(resumed[-1][0], path[-1][0])
+
+
+def test_nothing_recompiles_as_steps_pass():
+    tx = zero_stochastically(KEY, calibrated(RAMP), window=Window(begin=1, end=5, every=2))
+    step = jax.jit(chex.assert_max_traces(lambda s: tx.update(GRADS, s, PARAMS)[1], n=1))
+    state = tx.init(PARAMS)
+    for _ in range(7):
+        after = step(state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+        state = after
+
+
+WRONG = {
+    "scale": (lambda: zero_stochastically(KEY, -0.1), "scale"),
+    "NaN": (lambda: zero_stochastically(KEY, float("nan")), "scale"),
+    "sparsity": (lambda: calibrated(1.5), "sparsity"),
+    "least": (lambda: calibrated(0.5, least=1.5), "least"),
+    "key": (lambda: zero_stochastically(jnp.zeros(3), 0.1), "PRNG key"),
+    "integer key": (lambda: zero_stochastically(3, 0.1), "PRNG key"),  # pyright: ignore[reportArgumentType] # the mistake is the test
+    "window": (lambda: zero_stochastically(KEY, 0.1, window=Window(begin=5, end=3)), "begin"),
+    "every": (lambda: zero_stochastically(KEY, 0.1, window=Window(every=0)), "every"),
+    "integers": (
+        lambda: zero_stochastically(KEY, 0.1, where=lambda path, leaf: True).init(jnp.ones(3, int)),
+        "int",
+    ),
+    "empty": (lambda: zero_stochastically(KEY, 0.1).init(jnp.ones((0, 3))), "shape"),
+    "no kernels": (lambda: zero_stochastically(KEY, 0.1).init(jnp.ones(3)), "where"),
+    "params": (
+        lambda: zero_stochastically(KEY, 0.1).update(
+            PARAMS, zero_stochastically(KEY, 0.1).init(PARAMS)
+        ),
+        "params",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_named(name):
+    mistake, word = WRONG[name]
+    with pytest.raises(ValueError, match=word):
+        mistake()
+
+
+def test_a_nan_stays_and_turns_a_search_off():
+    sick = {"kernel": jnp.array([[jnp.nan, 0.1], [0.2, 0.3]])}
+    still = jax.tree.map(jnp.zeros_like, sick)
+    ((params, state),) = run(zero_stochastically(KEY, calibrated(0.5)), 1, sick, still)
+    assert_equal(params, sick)
+    assert state.scale == 0
