@@ -1,5 +1,6 @@
 """The documents tell the truth: their Python runs, and their links lead somewhere."""
 
+import json
 import pathlib
 import re
 
@@ -7,6 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -21,6 +23,17 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, monkeypatch, tmp_pat
         # Padded, so that a traceback shows the line in the page.
         padding = "\n" * text.count("\n", 0, block.start(1))
         exec(compile(padding + block[1], str(page), "exec"), names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_the_cells_of_a_notebook_run_from_top_to_bottom(notebook, monkeypatch, tmp_path):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": notebook.stem}
+    for cell in json.loads(notebook.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), f"{notebook}, {cell['id']}", "exec"), names)
 
 
 @each_page
