@@ -78,9 +78,18 @@ def chosen(where: Where, tree: Any) -> Any:
         A tree of `bool` with the structure of `tree`.
 
     Raises:
-        ValueError: if the tree has leaves and `where` chooses none of them.
+        ValueError: if the tree has leaves and `where` chooses none of them, or a leaf is no array.
     """
-    flags = map_named(lambda name, leaf: bool(where(name, leaf)), tree)
+
+    def choose(name: str, leaf: Any) -> bool:
+        if not hasattr(leaf, "dtype"):
+            raise ValueError(
+                f"it is {leaf!r}, no array. Give the arrays alone, of an Equinox module"
+                " `eqx.filter(model, eqx.is_inexact_array)`."
+            )
+        return bool(where(name, leaf))
+
+    flags = map_named(choose, tree)
     leaves = jax.tree.leaves(flags)
     if leaves and not any(leaves):
         raise ValueError(

@@ -85,6 +85,7 @@ def prune(
         trees["mask"] = masks
     for name, tree in trees.items():
         same_structure(tree, params, "masks" if name == "mask" else name)
+    chosen(where, params)  # refuses what `jit` would refuse in other words
     rule = (score, granularity, allocation, where)
     return _prune(rule, trees, jnp.asarray(sparsity, jnp.float32), _key(score, key))
 
@@ -280,9 +281,8 @@ def _verdict(view: View | None, verdicts: dict[str, Array], trees: Mapping[str, 
 
 def _keep(units: Callable[..., Any], arguments: Any, budget: Budget, multiple: int) -> list[Array]:
     """Select, with the scores stored unless they are cheaper to compute anew in each pass."""
-    pooled, _ = jax.eval_shape(units, arguments)
     entries = sum(math.prod(given["param"].shape) for given in arguments)
-    few = sum(math.prod(unit.shape) for unit in pooled)
+    few = sum(math.prod(unit.shape) for unit in jax.eval_shape(units, arguments)[0])
     if multiple > 1 or (few <= _FEW and 2 * few <= entries):
         pooled, gone = units(arguments)
         return rank_top(pooled, budget, gone=gone, multiple=multiple)

@@ -588,3 +588,13 @@ def test_verdicts_reach_their_own_leaves_whatever_the_order_of_names(name):
     found = prune(params, 0.5, allocation=across_leaves(least=0))
     found = found if name == "{}" else [found[name.format(i)] for i in range(12)]
     assert [bool(mask.all()) for mask in found] == 6 * [False] + 6 * [True]
+
+
+def test_a_leaf_that_is_no_array_is_named_with_the_remedy():
+    params = {"act": jax.nn.relu, "kernel": jnp.ones((2, 2))}
+    for call in (
+        lambda: prune(params, 0.5),
+        lambda: pruning.prune_gradually(schedules.one_shot_sparsity(0.5)).init(params),
+    ):
+        with pytest.raises(ValueError, match="Leaf 'act': it is .*, no array.*eqx.is_inexact_array"):
+            call()
