@@ -6,6 +6,7 @@ from jaxprune import allocation as allocation
 from jaxprune import calibration as calibration
 from jaxprune import cropping as cropping
 from jaxprune import curvature as curvature
+from jaxprune import curvature_average as curvature_average
 from jaxprune import decay as decay
 from jaxprune import diagonals as diagonals
 from jaxprune import granularity as granularity
@@ -21,7 +22,9 @@ from jaxprune import pruning as pruning
 from jaxprune import relevance as relevance
 from jaxprune import schedules as schedules
 from jaxprune import scores as scores
+from jaxprune import second_order as second_order
 from jaxprune import selection as selection
 from jaxprune import stochastic as stochastic
+from jaxprune import verification as verification
 
 __version__ = _version("jaxprune")

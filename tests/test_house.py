@@ -23,7 +23,7 @@ LAYERS = (
     {"allocation", "structure.rules", "curvature", "hazards", "_bits"},
     {"selection", "structure.trace", "calibration", "diagonals", "krylov"},
     # Ring 2: know a loss or a graph.
-    {"scores", "structure.groups", "second_order"},
+    {"scores", "structure.groups", "second_order", "verification"},
     {"structure.plan"},
     {"structure.trees", "structure.cut", "counts", "nodes"},
     {"structure.units"},
@@ -31,8 +31,8 @@ LAYERS = (
     # Ring 3: state over steps, as optax transforms.
     {"_layers"},
     {"_growth"},
-    {"one_shot", "penalties", "relevance"},
-    {"pruning", "moments", "growing", "decay", "stochastic"},
+    {"one_shot", "penalties", "removal", "relevance"},
+    {"pruning", "moments", "growing", "curvature_average", "decay", "stochastic"},
     {"dynamics", "cropping"},
     # Ring 4: touch the world.
     {"checkpoint", "report", "pictures", "_threshold"},
