@@ -2,6 +2,7 @@
 
 import difflib
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -78,7 +79,8 @@ def chosen(where: Where, tree: Any) -> Any:
         A tree of `bool` with the structure of `tree`.
 
     Raises:
-        ValueError: if the tree has leaves and `where` chooses none of them, or a leaf is no array.
+        ValueError: if the tree has leaves and `where` chooses none of them, a leaf is no array, or
+            two leaves have one name.
     """
 
     def choose(name: str, leaf: Any) -> bool:
@@ -90,6 +92,9 @@ def chosen(where: Where, tree: Any) -> Any:
         return bool(where(name, leaf))
 
     flags = map_named(choose, tree)
+    twice = [name for name, count in Counter(names(tree)).items() if count > 1]
+    if twice:
+        raise ValueError(f"Two leaves are called {twice[0]!r}; rename one, so that they differ.")
     leaves = jax.tree.leaves(flags)
     if leaves and not any(leaves):
         raise ValueError(

@@ -233,8 +233,6 @@ def _by_leaf(
     sites = [(i, *named) for i, named in enumerate(named_leaves(trees["param"])) if flags[i]]
     arguments = {}
     for i, name, leaf in sites:
-        if name in arguments:
-            raise ValueError(f"Two leaves are called {name!r}; rename one, so that keys differ.")
         given = {argument: column[i] for argument, column in columns.items()}
         if "mask" in given:
             given["mask"] = _full_mask(name, given["mask"], leaf)

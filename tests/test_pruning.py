@@ -13,7 +13,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxprune import granularity, masks, moments, pruning, schedules, scores
+from jaxprune import granularity, masks, moments, penalties, pruning, schedules, scores
 from jaxprune.allocation import across_leaves, within_leaf
 from jaxprune.one_shot import prune, scored
 
@@ -596,5 +596,12 @@ def test_a_leaf_that_is_no_array_is_named_with_the_remedy():
         lambda: prune(params, 0.5),
         lambda: pruning.prune_gradually(schedules.one_shot_sparsity(0.5)).init(params),
     ):
-        with pytest.raises(ValueError, match="Leaf 'act': it is .*, no array.*eqx.is_inexact_array"):
+        with pytest.raises(ValueError, match="'act': it is .*no array.*eqx.is_inexact_array"):
+            call()
+
+
+def test_two_leaves_of_one_name_are_refused_by_pruners_and_penalties():
+    params = {"a": {"b": jnp.ones((2, 2))}, "a/b": jnp.ones((3, 3))}
+    for call in (lambda: prune(params, 0.5), lambda: penalties.add_l1_penalty(0.1).init(params)):
+        with pytest.raises(ValueError, match="Two leaves are called 'a/b'"):
             call()
