@@ -24,8 +24,11 @@ def vgg(L, x, plan=(4, 4, "M", 6, 6, "M", 8)):
     return L.dense(nn.relu(L.dense(flat(x), 10)), 3)
 
 
+VGG16 = (4, 4, "M", 5, 5, "M", 6, 6, 6, "M", 6, 7, 6, 7, 6, 6)
+
+
 def vgg16(L, x):
-    return vgg(L, x, (4, 4, "M", 5, 5, "M", 6, 6, 6, "M", 6, 7, 6, 7, 6, 6))
+    return vgg(L, x, VGG16)
 
 
 def vgg19(L, x):
