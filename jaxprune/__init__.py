@@ -15,11 +15,14 @@ from jaxprune import hazards as hazards
 from jaxprune import krylov as krylov
 from jaxprune import masks as masks
 from jaxprune import moments as moments
+from jaxprune import nodes as nodes
 from jaxprune import one_shot as one_shot
 from jaxprune import penalties as penalties
 from jaxprune import procedures as procedures
+from jaxprune import proximal as proximal
 from jaxprune import pruning as pruning
 from jaxprune import relevance as relevance
+from jaxprune import removal as removal
 from jaxprune import schedules as schedules
 from jaxprune import scores as scores
 from jaxprune import second_order as second_order

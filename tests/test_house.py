@@ -17,7 +17,7 @@ PACKAGE = ROOT / "jaxprune"
 LAYERS = (
     # Ring 0: the vocabulary.
     {"_types"},
-    {"_tree", "_branch", "_count", "_view"},
+    {"_tree", "_branch", "_count", "_exp", "_view"},
     # Ring 1: pure and stateless.
     {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},
     {"allocation", "structure.rules", "curvature", "hazards", "_bits"},
@@ -32,7 +32,7 @@ LAYERS = (
     {"_layers"},
     {"_growth"},
     {"one_shot", "penalties", "removal", "relevance"},
-    {"pruning", "moments", "growing", "curvature_average", "decay", "stochastic"},
+    {"pruning", "moments", "growing", "curvature_average", "decay", "proximal", "stochastic"},
     {"dynamics", "cropping"},
     # Ring 4: touch the world.
     {"checkpoint", "report", "pictures", "_threshold"},

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune import granularity, penalties, schedules
+from jaxprune import granularity, penalties, proximal, schedules
 
 PARAMS = {
     "dense": {"kernel": jax.random.normal(jax.random.key(0), (4, 3)), "bias": jnp.ones(3)},
@@ -329,3 +329,17 @@ def test_missing_params_are_asked_for(make, wrap):
 def test_a_where_that_matches_nothing_is_an_error():
     with pytest.raises(ValueError, match="`where` matches none"):
         penalties.add_l1_penalty(0.3).init({"bias": jnp.ones(3)})
+
+
+def test_soft_thresholding_lands_on_exact_zeros_and_on_the_minimum_of_a_lasso():
+    # The minimum of (w - t)^2 / 2 + c |w| is t moved towards 0 by c.
+    target = jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)
+    rate, strength = 0.5, 0.3
+    tx = optax.chain(optax.sgd(rate), proximal.soften(rate * strength))
+    params, state = jnp.ones((3, 4)), tx.init(jnp.ones((3, 4)))
+    for _ in range(40):
+        updates, state = tx.update(params - target, state, params)
+        params = optax.apply_updates(params, updates)
+    expected = np.sign(target) * np.maximum(np.abs(target) - strength, 0)
+    np.testing.assert_allclose(params, expected, atol=1e-6)
+    assert ((params == 0) == (np.abs(target) < strength)).all()

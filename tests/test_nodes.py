@@ -1,0 +1,232 @@
+"""Dead nodes are found on both sides, closed to a fixpoint, and removed without a trace."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxprune import nodes, penalties, removal, structure
+
+X = jax.random.normal(jax.random.key(9), (5, 6))
+
+
+def mlp(params, x):
+    for name in ("a", "b"):
+        x = jax.nn.relu(x @ params[name]["kernel"] + params[name]["bias"])
+    return x @ params["c"]["kernel"] + params["c"]["bias"]
+
+
+def mlp_params():
+    widths = {"a": (6, 8), "b": (8, 7), "c": (7, 3)}
+    keys = jax.random.split(jax.random.key(0), 6).reshape(3, 2)
+    return {
+        name: {
+            "kernel": jax.random.normal(key[0], shape),
+            "bias": jax.random.normal(key[1], shape[1:]),
+        }
+        for key, (name, shape) in zip(keys, widths.items(), strict=True)
+    }
+
+
+def zeroed(params, *where):
+    """Set `(layer, axis, indices)` of kernels to zero."""
+    params = jax.tree.map(jnp.asarray, params)
+    for layer, axis, indices in where:
+        kernel = params[layer]["kernel"]
+        params[layer]["kernel"] = jnp.moveaxis(
+            jnp.moveaxis(kernel, axis, 0).at[jnp.array(indices)].set(0), 0, axis
+        )
+    return params
+
+
+PLAN = structure.plan(mlp, mlp_params(), X)
+A, B = "a/kernel:1", "b/kernel:1"
+
+
+def places(flags):
+    return np.flatnonzero(flags).tolist()
+
+
+def test_both_sides_are_told_apart_and_inputs_are_no_nodes():
+    params = zeroed(mlp_params(), ("a", 1, [0, 2]), ("b", 0, [2, 5]), ("a", 0, [1]))
+    found = nodes.dead(PLAN, params)
+    assert list(found) == [A, B]
+    assert places(found[A].into) == [0, 2] and places(found[A].out) == [2, 5]
+    assert places(found[A].either) == [0, 2, 5] and places(found[A].both) == [2]
+    assert not found[B].either.any()
+
+
+def test_a_dead_node_takes_its_orphans_with_it_and_closure_is_a_fixpoint():
+    # All that reads the nodes 0 and 1 of `a` is node 3 of `b`, which nobody reads.
+    params = mlp_params()
+    rows = params["b"]["kernel"].at[jnp.array([0, 1])].set(0).at[jnp.array([0, 1]), 3].set(1.0)
+    params["b"]["kernel"] = rows
+    params = zeroed(params, ("c", 0, [3]))
+    assert places(nodes.dead(PLAN, params)[A].either) == []
+    after = nodes.closed(PLAN, params)
+    found = nodes.dead(PLAN, after)
+    assert places(found[A].both) == [0, 1] and places(found[B].both) == [3]
+    jax.tree.map(np.testing.assert_array_equal, nodes.closed(PLAN, after), after)
+    for old, new in zip(*map(jax.tree.leaves, (params, after)), strict=True):
+        assert not np.asarray(new)[np.asarray(old) == 0].any()
+    np.testing.assert_allclose(mlp(after, X), mlp(params, X), atol=1e-5)
+
+
+def test_closure_does_not_depend_on_the_order_of_deaths():
+    where = [("a", 1, [0, 1]), ("b", 0, [4]), ("b", 1, [2]), ("c", 0, [5])]
+    one = nodes.closed(PLAN, zeroed(mlp_params(), *where))
+    stepwise = mlp_params()
+    for part in reversed(where):
+        stepwise = nodes.closed(PLAN, zeroed(stepwise, part))
+    jax.tree.map(np.testing.assert_array_equal, one, stepwise)
+
+
+def test_the_table_counts_raw_and_closed_nodes():
+    params = zeroed(mlp_params(), ("a", 1, [0, 2]), ("b", 0, [2, 5]), ("c", 0, [1]))
+    of_a, of_b, total = nodes.table(PLAN, params)
+    assert of_a == nodes.Row(A, 8, 2, 2, 3, 1, 3) and of_b == nodes.Row(B, 7, 0, 1, 1, 0, 1)
+    assert total == nodes.Row("total", 15, 2, 3, 4, 1, 4)
+
+
+def test_an_in_dead_node_sends_its_constant():
+    params = zeroed(mlp_params(), ("a", 1, [0, 3]))
+    sent = removal.constants(PLAN, params, X)[A]
+    expected = np.maximum(np.asarray(params["a"]["bias"]), 0)
+    np.testing.assert_allclose(sent[[0, 3]], expected[[0, 3]], rtol=1e-6)
+    assert np.isnan(sent[[1, 2, 4, 5, 6, 7]]).all()
+
+
+def test_removal_folds_constants_and_leaves_the_function():
+    params = zeroed(mlp_params(), ("a", 1, [0, 2, 3]), ("b", 0, [5]), ("c", 0, [1, 2]))
+    params["a"]["bias"] = params["a"]["bias"].at[0].set(2.0)
+    found = removal.remove(PLAN, params, X)
+    assert found.gap < 1e-5 and not found.refused
+    assert found.params["b"]["kernel"].shape == (4, 5)
+    np.testing.assert_allclose(found.function(found.params, X), mlp(params, X), atol=1e-5)
+
+
+def test_a_group_keeps_its_last_node():
+    found = removal.remove(PLAN, zeroed(mlp_params(), ("a", 1, range(8))), X)
+    assert found.params["a"]["kernel"].shape == (6, 1) and found.refused == {A: 1}
+    assert found.gap < 1e-5
+
+
+class Residual(nn.Module):
+    padding: str = "VALID"
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(6, (1, 1), name="stem")(x)
+        h = nn.relu(nn.Conv(5, (1, 1), name="inner")(x))
+        x = x + nn.Conv(6, (1, 1), name="addend")(h)
+        y = nn.relu(nn.Conv(4, (3, 3), padding=self.padding, name="side")(x))
+        z = jnp.concatenate([x[:, : y.shape[1], : y.shape[2]], y], axis=-1)
+        return nn.Dense(3, name="head")(z.mean((1, 2)))
+
+
+IMAGES = jax.random.normal(jax.random.key(2), (2, 5, 5, 2))
+
+
+@pytest.fixture(scope="module")
+def residual():
+    net = Residual()
+    params = net.init(jax.random.key(0), IMAGES)["params"]
+    fn = lambda params, x: net.apply({"params": params}, x)  # noqa: E731 - as short as its use
+    return structure.plan(fn, params, IMAGES), params
+
+
+def test_a_residual_channel_dies_only_when_all_addends_do(residual):
+    plan, params = residual
+    stream = "stem/kernel:3"
+    one = nodes.dead(plan, zeroed(params, ("stem", 3, [0, 1])))[stream]
+    assert not one.into.any()
+    both = nodes.dead(plan, zeroed(params, ("stem", 3, [0, 1]), ("addend", 3, [1])))[stream]
+    assert places(both.into) == [1]
+
+
+def test_a_channel_is_out_dead_only_when_every_reader_ignores_it(residual):
+    plan, params = residual
+    readers = [("inner", 2, [0, 1, 2]), ("side", 2, [0, 1]), ("head", 0, [0, 2])]
+    found = nodes.dead(plan, zeroed(params, *readers))["stem/kernel:3"]
+    assert places(found.out) == [0]
+    side = nodes.dead(plan, zeroed(params, ("head", 0, [6 + 3])))["side/kernel:3"]
+    assert places(side.out) == [3]  # behind the concatenation
+
+
+def test_channels_with_skips_and_concatenations_are_removed(residual):
+    plan, params = residual
+    where = [("stem", 3, [1]), ("addend", 3, [1]), ("inner", 3, [0, 4]), ("head", 0, [6])]
+    found = removal.remove(plan, zeroed(params, *where), IMAGES)
+    assert found.gap < 1e-5 and not found.refused
+    kept = {name: int(flags.sum()) for name, flags in found.keep.items()}
+    assert kept == {"stem/kernel:3": 5, "inner/kernel:3": 3, "side/kernel:3": 3}
+
+
+def test_a_constant_that_meets_a_border_stays_and_is_reported():
+    net = Residual(padding="SAME")
+    params = net.init(jax.random.key(0), IMAGES)["params"]
+    plan = structure.plan(lambda p, x: net.apply({"params": p}, x), params, IMAGES)
+    dying = zeroed(params, ("stem", 3, [1, 2]), ("addend", 3, [1, 2]), ("inner", 3, [0]))
+    dying["stem"]["bias"] = dying["stem"]["bias"].at[1].set(0.5)
+    found = removal.remove(plan, dying, IMAGES)
+    assert found.refused == {"stem/kernel:3": 1} and found.gap < 1e-5
+    assert places(~found.keep["stem/kernel:3"]) == [2]
+
+
+class Depthwise(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(6, (1, 1), name="expand")(x))
+        x = nn.relu(nn.Conv(6, (3, 3), feature_group_count=6, padding="VALID", name="depth")(x))
+        return nn.Dense(3, name="head")(x.mean((1, 2)))
+
+
+def test_a_depthwise_kernel_kills_by_itself():
+    net = Depthwise()
+    params = net.init(jax.random.key(0), IMAGES)["params"]
+    plan = structure.plan(lambda p, x: net.apply({"params": p}, x), params, IMAGES)
+    found = nodes.dead(plan, zeroed(params, ("expand", 3, [0]), ("depth", 3, [4])))
+    assert places(found["expand/kernel:3"].into) == [0, 4]
+
+
+RATE, PULL = 0.1, 0.5
+
+
+def orphans(penalty, steps=5):
+    """Train with SGD where node 0 of `a` is out-dead and node 1 in-dead; return their paths."""
+    params = zeroed(mlp_params(), ("b", 0, [0]), ("a", 1, [1]))
+    params["a"]["bias"] = params["a"]["bias"].at[1].set(-1.0)
+    tx = optax.chain(penalty, optax.sgd(RATE))
+    state, into, out = tx.init(params), [], []
+    for _ in range(steps):
+        into.append(np.asarray(params["a"]["kernel"][:, 0]))
+        out.append(np.asarray(params["b"]["kernel"][1]))
+        grads = jax.grad(lambda p: jnp.sum(mlp(p, X) ** 2) * 1e-3)(params)
+        updates, state = tx.update(grads, state, params)
+        moved = optax.apply_updates(params, updates)
+        moved["b"]["kernel"] = moved["b"]["kernel"].at[0].set(0)
+        moved["a"]["kernel"] = moved["a"]["kernel"].at[:, 1].set(0)
+        params = moved
+    return np.stack(into), np.stack(out)
+
+
+LAWS = {
+    "none": (optax.identity(), lambda w, t: w),
+    "L2": (penalties.add_l2_penalty(PULL), lambda w, t: w * (1 - RATE * PULL) ** t),
+    "L1": (
+        penalties.add_l1_penalty(PULL),
+        lambda w, t: np.sign(w) * np.maximum(np.abs(w) - RATE * PULL * t, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_an_orphan_moves_by_the_regulariser_alone(name):
+    penalty, law = LAWS[name]
+    for path in orphans(penalty):
+        expected = np.stack([law(path[0], t) for t in range(len(path))])
+        slack = RATE * PULL if name == "L1" else 0  # it oscillates around zero by one step
+        tolerance = np.where(np.abs(expected) <= slack, slack + 1e-6, 1e-6)
+        assert (np.abs(path - expected) <= tolerance).all()
