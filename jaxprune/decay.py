@@ -54,7 +54,7 @@ def add_irrelevance_penalty(
     The pull is `2 * strength * coefficient(|g|) * w`: weight decay for what the loss does not need
     at the moment. Goes first in a chain, before clipping, since the updates it is given are taken
     for the raw gradients g; inside `optax.MultiSteps` they are the accumulated ones. At strength 0
-    updates pass bit for bit. A coefficient that is NaN, as that of a NaN gradient, counts as 0.
+    updates pass bit for bit. The coefficient of a gradient that is NaN is 0.
 
     Args:
         strength: number >= 0, or schedule of the step, such as `fading_strength`; with an infinite

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxprune._exp import exp_of_negative
 from jaxprune._tree import chosen, is_kernel
 from jaxprune._types import Array, Params, Where
 
@@ -29,7 +30,10 @@ __all__ = [
 ]
 
 Coefficient = Callable[[Array, Any], Array]
-"""`coefficient(relevance, alpha)`: both >= 0, alpha a scalar -> 1 at relevance 0, falling to 0."""
+"""`coefficient(relevance, alpha)`: both >= 0, alpha a scalar -> 1 at relevance 0, falling to 0.
+
+A relevance of NaN is to give 0, so that nothing is done about a weight of which nothing is known.
+"""
 
 _INFINITY = 0x7F800000  # the bits of float32 infinity
 
@@ -80,7 +84,7 @@ class Quantile(NamedTuple):
 
 
 def exponential(relevance: Array, alpha: Any) -> Array:
-    """Return `exp(-relevance / alpha)`, the irrelevance coefficient.
+    """Return `exp(-relevance / alpha)`, the irrelevance coefficient; to 2e-7 in float32.
 
     Args:
         relevance: real, >= 0.
@@ -94,10 +98,10 @@ def exponential(relevance: Array, alpha: Any) -> Array:
         architectures", 2022, as in the authors' code.
 
     Example:
-        >>> exponential(jnp.array([0.0, 0.5]), 0.5)
-        Array([1.        , 0.36787945], dtype=float32)
+        >>> [f"{value:.4f}" for value in exponential(jnp.array([0.0, 0.5]), 0.5)]
+        ['1.0000', '0.3679']
     """
-    return jnp.exp(-relevance / alpha)
+    return exp_of_negative(relevance * (-1 / jnp.maximum(alpha, jnp.finfo(jnp.float32).tiny)))
 
 
 def hyperbolic(relevance: Array, alpha: Any) -> Array:
@@ -118,7 +122,7 @@ def hyperbolic(relevance: Array, alpha: Any) -> Array:
         >>> hyperbolic(jnp.array([0.0, 1.0, 3.0]), 1.0)
         Array([1.  , 0.5 , 0.25], dtype=float32)
     """
-    return 1 / (1 + relevance / alpha)
+    return jnp.where(relevance >= 0, 1 / (1 + relevance / alpha), 0)
 
 
 def linear(relevance: Array, alpha: Any) -> Array:
@@ -139,7 +143,7 @@ def linear(relevance: Array, alpha: Any) -> Array:
         >>> linear(jnp.array([0.0, 0.25, 3.0]), 1.0)
         Array([1.  , 0.75, 0.  ], dtype=float32)
     """
-    return jnp.maximum(0, 1 - relevance / alpha)
+    return jnp.where(relevance < alpha, 1 - relevance / alpha, 0)
 
 
 def weigh(
@@ -153,17 +157,15 @@ def weigh(
         alpha: scale of the relevance, > 0; inf gives 1 throughout.
 
     Returns:
-        Float32, or float64 where the relevance is. A coefficient that is NaN, as that of a NaN
-        relevance, is 0.
+        Float32, or float64 where the relevance is.
 
     Example:
-        >>> weigh(jnp.array([0.0, -1.0, jnp.nan]))
-        Array([1.        , 0.36787945, 0.        ], dtype=float32)
+        >>> [f"{value:.4f}" for value in weigh(jnp.array([0.0, -1.0, jnp.nan]))]
+        ['1.0000', '0.3679', '0.0000']
     """
     dtype = jnp.promote_types(relevance.dtype, jnp.float32)
     magnitude = jnp.abs(lax.stop_gradient(relevance)).astype(dtype)
-    weights = coefficient(magnitude, jnp.asarray(alpha, dtype))
-    return jnp.where(jnp.isnan(weights), 0, weights)
+    return coefficient(magnitude, jnp.asarray(alpha, dtype))
 
 
 def irrelevance_penalty(

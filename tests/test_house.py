@@ -36,7 +36,7 @@ LAYERS = (
     {"dynamics", "cropping"},
     # Ring 4: touch the world.
     {"checkpoint", "report", "pictures", "_threshold"},
-    {"_rounds"},
+    {"_rounds", "compact"},
     {"procedures"},
     # The facades.
     {"structure"},
@@ -45,7 +45,7 @@ LAYERS = (
 TABLES = {"structure.rules"}
 """Packages that take one row together: a table and its entries."""
 CORE = {"jax", "optax", "chex", "numpy"}
-EXTRAS = {"checkpoint": {"orbax"}, "report": {"matplotlib"}, "pictures": {"matplotlib"}}
+EXTRAS = {"checkpoint": {"orbax"}, "compact": {"orbax"}, "report": {"matplotlib"}, "pictures": {"matplotlib"}}
 """What a module may import beyond the core."""
 
 

@@ -158,6 +158,22 @@ def test_the_pull_has_the_sign_of_the_weight_and_is_even_in_the_gradient(coeffic
     close(pull, added(penalty, w, -tiny) + tiny, atol=1e-7)
 
 
+def test_the_exponential_is_that_of_numpy_to_a_few_ten_millionths():
+    grid = jnp.concatenate([jnp.linspace(0, 3, 3001), jnp.geomspace(3, 200, 500)])
+    compiled = jax.jit(lambda grid: relevance.exponential(grid, 0.7))  # with no trick undone
+    values = np.asarray(compiled(grid), np.float64)
+    close(values, np.exp(-np.asarray(grid, np.float64) / 0.7), atol=2e-7)
+    assert values[0] == 1 and values.max() <= 1 and np.all(np.diff(values) <= 0)
+
+
+@pytest.mark.parametrize("coefficient", COEFFICIENTS)
+def test_what_is_no_number_has_the_coefficient_zero(coefficient):
+    values = coefficient(jnp.array([jnp.nan, jnp.inf]), jnp.float32(1))
+    assert values.tolist() == [0, 0]
+    with jax.enable_x64(True):
+        assert coefficient(jnp.array([jnp.nan, 0.0]), 1.0).tolist() == [0, 1]
+
+
 # P5: element-wise.
 
 
@@ -353,10 +369,12 @@ def test_only_kernels_are_pulled_by_default():
 
 
 def test_a_gradient_may_be_missing_where_optax_allows_it():
-    got = added(
-        add_irrelevance_penalty(0.5), {"a": W[None], "b": W[None]}, {"a": G[None], "b": None}
+    params, grads = (
+        {"a": jnp.ones((1, 4)), "b": jnp.ones((1, 4))},
+        {"a": jnp.zeros((1, 4)), "b": None},
     )
-    assert got["b"] is None and got["a"].shape == (1, 4)
+    got = added(add_irrelevance_penalty(0.5), params, grads)
+    assert got["b"] is None and got["a"].tolist() == [[1, 1, 1, 1]]
 
 
 def test_accumulated_gradients_are_what_is_relevant():
