@@ -45,7 +45,12 @@ LAYERS = (
 TABLES = {"structure.rules"}
 """Packages that take one row together: a table and its entries."""
 CORE = {"jax", "optax", "chex", "numpy"}
-EXTRAS = {"checkpoint": {"orbax"}, "compact": {"orbax"}, "report": {"matplotlib"}, "pictures": {"matplotlib"}}
+EXTRAS = {
+    "checkpoint": {"orbax"},
+    "compact": {"orbax"},
+    "report": {"matplotlib"},
+    "pictures": {"matplotlib"},
+}
 """What a module may import beyond the core."""
 
 

@@ -14,7 +14,16 @@ from jaxprune._types import Params, Where
 from jaxprune.structure.groups import Group, Pinned, collect
 from jaxprune.structure.trace import walk
 
-__all__ = ["Keep", "Kept", "Plan", "checked_keep", "checked_params", "kept_indices", "plan"]
+__all__ = [
+    "Keep",
+    "Kept",
+    "Plan",
+    "checked_keep",
+    "checked_params",
+    "digest",
+    "kept_indices",
+    "plan",
+]
 
 Keep = Mapping[str, Any]
 """Group name -> boolean array, one entry a unit; `True` = kept; an absent group is kept whole."""
@@ -46,10 +55,10 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """A digest of the parameters' shapes and of every group: two equal plans share it."""
-        digest = hashlib.sha256(repr(sorted(self.shapes.items())).encode())
+        sha = hashlib.sha256(repr(sorted(self.shapes.items())).encode())
         for _, group in sorted(self.groups.items()):
-            digest.update(_digest(group))
-        return digest.hexdigest()
+            sha.update(digest(group))
+        return sha.hexdigest()
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -74,7 +83,7 @@ class Plan:
         """
         fresh = plan(fn, *like) if like else self
         for name, group in self.groups.items():
-            if _digest(fresh.groups.get(name)) != _digest(group):
+            if digest(fresh.groups.get(name)) != digest(group):
                 raise ValueError(
                     f"The plan's fingerprint does not fit the function: the group {name!r} is not"
                     " what it was; the model has changed, so plan it anew."
@@ -222,12 +231,20 @@ def kept_indices(plan: Plan, keep: Keep) -> Kept:
     return found
 
 
-def _digest(group: Group | None) -> bytes:
-    digest = hashlib.sha256((group.name if group else "").encode())
+def digest(group: Group | None) -> bytes:
+    """Return a digest of a group's name and of all its indices, or of no group.
+
+    Args:
+        group: the group.
+
+    Returns:
+        32 bytes.
+    """
+    sha = hashlib.sha256((group.name if group else "").encode())
     for member in sorted(group.members if group else (), key=lambda m: (m.leaf, m.axis)):
-        digest.update(f"{member.leaf}:{member.axis}".encode())
-        digest.update(np.ascontiguousarray(member.indices, np.int64).tobytes())
-    return digest.digest()
+        sha.update(f"{member.leaf}:{member.axis}".encode())
+        sha.update(np.ascontiguousarray(member.indices, np.int64).tobytes())
+    return sha.digest()
 
 
 def _enough(plan: Plan, name: str, kept: int) -> None:

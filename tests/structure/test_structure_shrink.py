@@ -1,7 +1,5 @@
 """The smaller function."""
 
-import pickle
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,31 +25,6 @@ def test_any_batch_size_and_the_transformations_apply(plan, params, x):
     slope = jax.jit(jax.grad(square(small_fn)))(small, x)
     own = structure.shrink_state(plan, jax.grad(square(mlp))(wide, x), KEEP)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), slope, own)
-
-
-def test_an_exported_smaller_function_runs_without_the_model(plan, params, x):
-    small_fn, small = structure.shrink(plan, params, KEEP)
-    pytest.importorskip("flatbuffers")
-    data = jax.export.export(jax.jit(small_fn))(small, x).serialize()
-    np.testing.assert_allclose(
-        jax.export.deserialize(data).call(small, x), small_fn(small, x), rtol=1e-6
-    )
-
-
-def test_a_compact_checkpoint_reapplies_to_the_original_definition(plan, params, x, tmp_path):
-    pytest.importorskip("orbax.checkpoint")
-    from jaxprune import checkpoint
-
-    small_fn, small = structure.shrink(plan, params, KEEP)
-    data = pickle.dumps((plan, KEEP, small_fn(small, x)))
-    checkpoint.save(tmp_path / "small", 0, small)
-
-    again, keep, expected = pickle.loads(data)
-    shapes = jax.eval_shape(lambda p: p, params)
-    again = again.attach(mlp, shapes, x)
-    small_fn, small_shapes = structure.shrink(again, shapes, keep)
-    restored = checkpoint.restore(tmp_path / "small", small_shapes)
-    np.testing.assert_array_equal(small_fn(restored.state, x), expected)
 
 
 def test_a_plan_does_not_attach_to_a_model_that_has_changed(plan, params, x):
