@@ -9,6 +9,7 @@ from jaxprune import curvature as curvature
 from jaxprune import curvature_average as curvature_average
 from jaxprune import decay as decay
 from jaxprune import diagonals as diagonals
+from jaxprune import dynamics as dynamics
 from jaxprune import granularity as granularity
 from jaxprune import growing as growing
 from jaxprune import hazards as hazards
@@ -21,6 +22,7 @@ from jaxprune import penalties as penalties
 from jaxprune import procedures as procedures
 from jaxprune import proximal as proximal
 from jaxprune import pruning as pruning
+from jaxprune import recordings as recordings
 from jaxprune import relevance as relevance
 from jaxprune import removal as removal
 from jaxprune import schedules as schedules

@@ -1,0 +1,293 @@
+"""What happened to weights and nodes while a network was pruned: recorded inside `jit` and `scan`.
+
+The recorder writes rows into buffers of fixed size that travel in its state, so that no step waits
+for the host. `jaxprune.recordings` reads them, and `jaxprune.pictures` draws them.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxprune._branch import update_if
+from jaxprune._tree import is_kernel, names
+from jaxprune._types import Array, Params, Where
+from jaxprune.calibration import leaves_of
+from jaxprune.masks import sparsity as sparsity_of
+from jaxprune.nodes import closed, dead
+from jaxprune.one_shot import Score, needs, prune
+from jaxprune.structure.groups import Group as GroupOfPlan
+from jaxprune.structure.plan import Plan
+
+__all__ = ["EDGES", "Group", "Layer", "RecordDynamicsState", "Recording", "record_dynamics"]
+
+EDGES = np.linspace(-8.0, 2.0, 61).astype(np.float32)
+"""Of the bins of log10 |w|; what lies outside is counted in the first and the last one."""
+
+
+class Layer(NamedTuple):
+    """One kernel by row; float32 (rows,), NaN where nothing is known.
+
+    Attributes:
+        sparsity: fraction of zeros after the update.
+        flips: entries that went to zero or left it since the row before.
+        revived: those that left it.
+        overlap: entries non-zero in this row and the one before, over those so in either.
+        regret: fraction of the zeros that `score` would keep if it chose as many anew.
+        scale: of a `zero_stochastically` inside the recorder.
+        histogram: float32 (rows, bins), entries by log10 |w| between `EDGES`; zeros are in none.
+    """
+
+    sparsity: Array
+    flips: Array
+    revived: Array
+    overlap: Array
+    regret: Array
+    scale: Array
+    histogram: Array
+
+
+class Group(NamedTuple):
+    """The nodes of one group by row; float32 (rows,) unless said otherwise.
+
+    Attributes:
+        into: in-dead nodes.
+        out: out-dead nodes.
+        either: dead nodes.
+        both: nodes dead on both sides.
+        closed: dead nodes after closure.
+        lag: mean number of steps between the deaths of the two sides, over nodes dead on both.
+        norm_in: (rows, units), L2 norm of the kernel entries that lead into each node.
+        norm_out: (rows, units), of those that lead out.
+        since: int32 (2, units), the step since when each side is dead, in and out; -1 if alive.
+    """
+
+    into: Array
+    out: Array
+    either: Array
+    both: Array
+    closed: Array
+    lag: Array
+    norm_in: Array
+    norm_out: Array
+    since: Array
+
+
+class Recording(NamedTuple):
+    """The rows.
+
+    Attributes:
+        rows: int32, how many are filled.
+        missed: int32, how many came after the buffers were full.
+        step: int32 (capacity,), updates so far.
+        layers: leaf's name -> its rows.
+        groups: group's name -> its rows; empty without a plan.
+    """
+
+    rows: Array
+    missed: Array
+    step: Array
+    layers: dict[str, Layer]
+    groups: dict[str, Group]
+
+
+class RecordDynamicsState(NamedTuple):
+    """The state of `record_dynamics`.
+
+    Attributes:
+        step: int32 scalar, updates so far.
+        inner: the state of the transform inside.
+        recording: the rows.
+        zeros: leaf's name -> booleans, where its zeros were at the last row: a byte a weight.
+    """
+
+    step: Array
+    inner: Any
+    recording: Recording
+    zeros: dict[str, Array]
+
+
+def record_dynamics(
+    inner: optax.GradientTransformation | None = None,
+    *,
+    capacity: int,
+    every: int = 1,
+    plan: Plan | None = None,
+    score: Score | None = None,
+    where: Where = is_kernel,
+) -> optax.GradientTransformationExtraArgs:
+    """Watch what updates do to weights and nodes; last in the chain, around the pruner.
+
+    Updates pass as `inner` leaves them, bit for bit. A step between two rows costs nothing but the
+    weights after the update being held; when the buffers are full, later rows are counted in
+    `missed` and dropped.
+
+    Args:
+        inner: the pruner, or a whole optimizer; None watches the updates as they come.
+        capacity: rows there is room for, >= 1.
+        every: steps between two rows, >= 1.
+        plan: `structure.plan` of the network, whose nodes are then recorded too.
+        score: by which removed weights may be regretted, a function of leaves as for
+            `prune_gradually`; what it needs is an extra argument of `update`, such as `grad=`.
+        where: which leaves are kernels.
+
+    Returns:
+        The transform, whose state is a `RecordDynamicsState`.
+
+    Raises:
+        ValueError: for a capacity or interval below 1; in `update`, if `params` or what the score
+            needs is missing.
+
+    Example:
+        >>> tx = optax.chain(optax.sgd(0.1), record_dynamics(capacity=10, every=2))
+        >>> params = {"kernel": jnp.array([[1.0, 0.0]])}
+        >>> state = tx.init(params)
+        >>> for _ in range(4):
+        ...     updates, state = tx.update(params, state, params)
+        >>> found = state[1].recording
+        >>> int(found.rows), found.step[:2].tolist(), float(found.layers["kernel"].sparsity[1])
+        (2, [2, 4], 0.5)
+    """
+    if capacity < 1 or every < 1:
+        raise ValueError(f"`capacity={capacity}` and `every={every}` must be at least 1.")
+    inner_ = optax.with_extra_args_support(inner or optax.identity())
+
+    def init(params: Params) -> RecordDynamicsState:
+        named = dict(leaves_of(params, where))
+        nodes = dead(plan, params, where=where) if plan else {}
+        rows = Recording(
+            jnp.int32(0),
+            jnp.int32(0),
+            jnp.zeros(capacity, jnp.int32),
+            {name: _layer(capacity) for name in named},
+            {name: _group(capacity, len(sides.into)) for name, sides in nodes.items()},
+        )
+        zeros = {name: leaf == 0 for name, leaf in named.items()}
+        return RecordDynamicsState(jnp.int32(0), inner_.init(params), rows, zeros)
+
+    def update(
+        updates: Any, state: Any, params: Params | None = None, **extra: Any
+    ) -> tuple[Any, RecordDynamicsState]:
+        if params is None:
+            raise ValueError("`record_dynamics` needs `params`: `update(updates, state, params)`.")
+        weights: Any = params
+        updates, held = inner_.update(updates, state.inner, params, **extra)
+        step = jnp.asarray(optax.safe_increment(state.step))
+        landed = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), weights, updates)
+        scales = _scales(held, len(state.zeros))
+        given = {} if score is None else needs(score, extra)
+
+        def regrets() -> Params | None:
+            if score is None:
+                return None
+            gone = sparsity_of({n: x != 0 for n, x in leaves_of(landed, where)})
+            return prune(weights, gone, score=score, where=where, **given)
+
+        def write(old: tuple[Recording, Any]) -> tuple[Recording, Any]:
+            rows, zeros = old
+            at, now = rows.rows, dict(leaves_of(landed, where))
+            fresh = dict(zip(names(landed), jax.tree.leaves(regrets()), strict=False))
+            layers = {
+                n: _row(rows.layers[n], at, _of_layer(now[n], zeros[n], fresh.get(n), scale))
+                for n, scale in zip(now, scales, strict=True)
+            }
+            groups = _groups(plan, landed, where, rows, step) if plan else {}
+            rows = Recording(at + 1, rows.missed, rows.step.at[at].set(step), layers, groups)
+            return rows, {n: leaf == 0 for n, leaf in now.items()}
+
+        due = step % every == 0
+        full = state.recording.rows >= capacity
+        rows, zeros = update_if(due & ~full, write, (state.recording, state.zeros))
+        rows = rows._replace(missed=rows.missed + (due & full))
+        return updates, RecordDynamicsState(step, held, rows, zeros)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _layer(capacity: int) -> Layer:
+    blank = [jnp.full(capacity, jnp.nan, jnp.float32) for _ in Layer._fields[:-1]]
+    return Layer._make([*blank, jnp.zeros((capacity, len(EDGES) - 1), jnp.float32)])
+
+
+def _group(capacity: int, units: int) -> Group:
+    blank = [jnp.full(capacity, jnp.nan, jnp.float32) for _ in Group._fields[:6]]
+    norms = [jnp.full((capacity, units), jnp.nan, jnp.float32) for _ in range(2)]
+    return Group._make([*blank, *norms, jnp.full((2, units), -1, jnp.int32)])
+
+
+def _row(buffers: Any, at: Array, row: Any) -> Any:
+    """Write one row into each of the buffers."""
+    return jax.tree.map(lambda buffer, value: buffer.at[at].set(value), buffers, row)
+
+
+def _of_layer(leaf: Array, was: Array, fresh: Array | None, scale: Array) -> Layer:
+    zero, size = leaf == 0, leaf.size
+    gone, kept_both = jnp.sum(zero, dtype=jnp.int32), jnp.sum(~zero & ~was, dtype=jnp.int32)
+    revived = jnp.sum(was & ~zero, dtype=jnp.int32)
+    flips = revived + jnp.sum(zero & ~was, dtype=jnp.int32)
+    regret = jnp.float32(jnp.nan)
+    if fresh is not None:
+        regret = jnp.sum(zero & fresh, dtype=jnp.int32) / jnp.maximum(gone, 1)
+    overlap = kept_both / jnp.maximum(kept_both + flips, 1)
+    numbers = (gone / size, flips, revived, overlap, regret, scale)
+    return Layer._make([*(jnp.asarray(n, jnp.float32) for n in numbers), _histogram(leaf, zero)])
+
+
+def _histogram(leaf: Array, zero: Array) -> Array:
+    logs = jnp.log10(jnp.where(zero, 1.0, jnp.abs(leaf).astype(jnp.float32)))
+    step = (EDGES[-1] - EDGES[0]) / (len(EDGES) - 1)
+    bins = jnp.clip((logs - EDGES[0]) / step, 0, len(EDGES) - 2).astype(jnp.int32)
+    found = jnp.zeros(len(EDGES) - 1, jnp.int32)
+    return found.at[bins.ravel()].add((~zero).ravel().astype(jnp.int32)).astype(jnp.float32)
+
+
+def _groups(
+    plan: Plan, landed: Params, where: Where, rows: Recording, step: Array
+) -> dict[str, Group]:
+    raw = dead(plan, landed, where=where)
+    after = dead(plan, closed(plan, landed, where=where), where=where)
+    norms = _norms(plan, landed, where)
+    found = {}
+    for name, nodes in raw.items():
+        old = rows.groups[name]
+        sides = jnp.stack([nodes.into, nodes.out])
+        since = jnp.where(sides, jnp.where(old.since < 0, step, old.since), -1)
+        apart = jnp.abs(since[0] - since[1])
+        lag = jnp.sum(jnp.where(nodes.both, apart, 0)) / jnp.sum(nodes.both)  # none of none is NaN
+        counts = (nodes.into, nodes.out, nodes.either, nodes.both, after[name].either)
+        row = [*(jnp.sum(c, dtype=jnp.int32).astype(jnp.float32) for c in counts), lag]
+        written = _row(tuple(old[:-1]), rows.rows, (*row, *norms[name]))
+        found[name] = Group._make([*written, since])
+    return found
+
+
+def _norms(plan: Plan, params: Params, where: Where) -> dict[str, tuple[Array, Array]]:
+    """Return the L2 norms of what leads into and out of each node."""
+    leaves = {n: leaf.astype(jnp.float32) for n, leaf in leaves_of(params, where)}
+
+    def norm(group: GroupOfPlan, *, leads_out: bool) -> Array:
+        total = jnp.zeros(group.size, jnp.float32)
+        for member in [m for m in group.members if m.leaf in leaves and m.consumes == leads_out]:
+            leaf = leaves[member.leaf]
+            others = tuple(axis for axis in range(leaf.ndim) if axis != member.axis)
+            total += jnp.sum(leaf * leaf, axis=others)[member.indices].sum(axis=1)
+        return jnp.sqrt(total)
+
+    return {
+        name: (norm(group, leads_out=False), norm(group, leads_out=True))
+        for name, group in plan.groups.items()
+    }
+
+
+def _scales(state: Any, leaves: int) -> list[Any]:
+    """Find the scales of a `zero_stochastically` that looks after just these leaves."""
+    found = [scale for _, scale in optax.tree.get_all_with_path(state, "scale", _of_zeroing)]
+    fits = [scale for scale in found if jnp.shape(scale) == (leaves,)]
+    return [fits[0][i] if len(fits) == 1 else jnp.float32(jnp.nan) for i in range(leaves)]
+
+
+def _of_zeroing(path: Any, value: Any) -> bool:
+    del value
+    return getattr(path[-1], "tuple_name", "") == "ZeroStochasticallyState"

@@ -1,0 +1,153 @@
+"""A recording on the host: read from an optimizer's state, as a tidy table, on disk and back."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from jaxprune.dynamics import Group, Layer, Recording
+
+__all__ = ["load", "read", "save", "table"]
+
+_APART = "|"  # between the parts of a name in a file; leaves' names hold slashes
+
+
+def read(opt_state: Any) -> Recording:
+    """Return what the recorder in an optimizer's state has seen, as NumPy arrays.
+
+    Args:
+        opt_state: of an optimizer with one `dynamics.record_dynamics` in it, however deep.
+
+    Returns:
+        The recording, its arrays cut to the rows that are filled.
+
+    Raises:
+        ValueError: if there is no recorder, or more than one.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxprune.dynamics import record_dynamics
+        >>> state = record_dynamics(capacity=3).init({"kernel": jnp.ones((2, 2))})
+        >>> read(state).layers["kernel"].sparsity.shape
+        (0,)
+    """
+    found = [tree for _, tree in optax.tree.get_all_with_path(opt_state, "recording")]
+    if len(found) != 1:
+        raise ValueError(
+            f"The optimizer state holds {len(found)} recorders; chain one `record_dynamics(...)`."
+        )
+    recording = jax.tree.map(np.asarray, found[0])
+    rows = int(recording.rows)
+    return Recording(
+        recording.rows,
+        recording.missed,
+        recording.step[:rows],
+        {n: Layer._make(a[:rows] for a in layer) for n, layer in recording.layers.items()},
+        {
+            n: Group._make([*(a[:rows] for a in group[:-1]), group.since])
+            for n, group in recording.groups.items()
+        },
+    )
+
+
+def table(recording: Recording) -> list[dict[str, Any]]:
+    """Return one row a step and layer: tidy, for a data frame or a CSV.
+
+    A group of nodes belongs to the layer that makes it.
+
+    Args:
+        recording: from `read` or `load`.
+
+    Returns:
+        The rows: `step`, `layer`, the figures of `Layer` but for its histogram, `nodes`, and the
+        counts of `Group`; None where nothing is known.
+    """
+    groups = {name.rpartition(":")[0]: group for name, group in recording.groups.items()}
+    return [
+        _row(int(step), at, name, layer, groups.get(name))
+        for at, step in enumerate(recording.step)
+        for name, layer in recording.layers.items()
+    ]
+
+
+def save(recording: Recording, path: str | Path) -> None:
+    """Write a recording: its table as `.csv`, or all of it as `.npz`.
+
+    Args:
+        recording: from `read` or `load`.
+        path: of the file; the ending decides.
+
+    Raises:
+        ValueError: for another ending.
+    """
+    path = Path(path)
+    if path.suffix == ".npz":
+        np.savez_compressed(path, allow_pickle=False, **_flat(recording))
+    elif path.suffix == ".csv":
+        rows = table(recording)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        raise ValueError(f"{path.name!r} must end with `.csv`, for the table, or `.npz`, for all.")
+
+
+def load(path: str | Path) -> Recording:
+    """Read a recording that `save` has written as `.npz`.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The recording.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    return Recording(
+        arrays["rows"],
+        arrays["missed"],
+        arrays["step"],
+        _gathered(arrays, "layers", Layer),
+        _gathered(arrays, "groups", Group),
+    )
+
+
+_FIGURES = Layer._fields[:-1]
+_COUNTS = Group._fields[:6]
+_COLUMNS = ["step", "layer", *_FIGURES, "nodes", *_COUNTS]
+
+
+def _row(step: int, at: int, name: str, layer: Layer, group: Group | None) -> dict[str, Any]:
+    figures = {f: _known(getattr(layer, f)[at]) for f in _FIGURES}
+    counts = {c: None if group is None else _known(getattr(group, c)[at]) for c in _COUNTS}
+    nodes = None if group is None else group.since.shape[1]
+    return {"step": step, "layer": name, **figures, "nodes": nodes, **counts}
+
+
+def _known(value: np.floating) -> float | int | None:
+    number = float(value)
+    if number != number:
+        return None
+    return int(number) if number.is_integer() else float(str(np.float32(number)))
+
+
+def _flat(recording: Recording) -> dict[str, Any]:
+    parts = {"layers": recording.layers, "groups": recording.groups}
+    arrays = {
+        _APART.join((kind, name, field)): array
+        for kind, named in parts.items()
+        for name, rows in named.items()
+        for field, array in rows._asdict().items()
+    }
+    return {"rows": recording.rows, "missed": recording.missed, "step": recording.step, **arrays}
+
+
+def _gathered(arrays: Mapping[str, np.ndarray], kind: str, rows: Any) -> dict[str, Any]:
+    split = [key.split(_APART) for key in arrays]
+    names: Sequence[str] = list(dict.fromkeys(parts[1] for parts in split if parts[0] == kind))
+    return {n: rows._make(arrays[_APART.join((kind, n, f))] for f in rows._fields) for n in names}

@@ -1,0 +1,175 @@
+"""The recorder tells what happened, without touching it; a recording survives the disk."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxprune import pruning, recordings, schedules, structure
+from jaxprune.calibration import calibrated
+from jaxprune.dynamics import EDGES, record_dynamics
+from jaxprune.stochastic import zero_stochastically
+
+KEYS = jax.random.split(jax.random.key(0), 3)
+PARAMS = {
+    "a": {"kernel": jax.random.normal(KEYS[0], (5, 6)), "bias": jnp.zeros(6)},
+    "b": {"kernel": jax.random.normal(KEYS[1], (6, 3))},
+}
+X = jax.random.normal(KEYS[2], (4, 5))
+
+
+def mlp(params, x):
+    return jax.nn.relu(x @ params["a"]["kernel"] + params["a"]["bias"]) @ params["b"]["kernel"]
+
+
+PLAN = structure.plan(mlp, PARAMS, X)
+A, B = "a/kernel", "b/kernel"
+
+
+def scanned(tx, steps, params=PARAMS, move=lambda params, step: params):
+    """Run in one scan; return the final state and the params after each step."""
+
+    def one(carry, step):
+        params, state = carry
+        grads = jax.grad(lambda p: jnp.mean(mlp(p, X) ** 2))(params)
+        updates, state = tx.update(grads, state, params, grad=grads)
+        params = move(optax.apply_updates(params, updates), step)
+        return (params, state), params
+
+    (_, state), path = jax.jit(lambda carry: jax.lax.scan(one, carry, jnp.arange(1, steps + 1)))((
+        params,
+        tx.init(params),
+    ))
+    return state, path
+
+
+def magnitude_of_gradient(param, grad):
+    del param
+    return jnp.abs(grad)
+
+
+@pytest.fixture(scope="module")
+def run():
+    pruner = zero_stochastically(jax.random.key(1), calibrated(0.6))
+    tx = optax.chain(
+        optax.sgd(0.1),
+        record_dynamics(pruner, capacity=20, plan=PLAN, score=magnitude_of_gradient),
+    )
+    state, path = scanned(tx, 12)
+    return state, recordings.read(state), path
+
+
+def test_updates_pass_bit_for_bit(run):
+    _, _, path = run
+    pruner = zero_stochastically(jax.random.key(1), calibrated(0.6))
+    _, alone = scanned(optax.chain(optax.sgd(0.1), pruner), 12)
+    jax.tree.map(np.testing.assert_array_equal, path, alone)
+
+
+def test_weights_are_counted_row_by_row(run):
+    _, found, path = run
+    kernels = np.asarray(path["a"]["kernel"])
+    zero = np.concatenate([np.zeros((1, 5, 6), bool), kernels == 0])
+    layer = found.layers[A]
+    assert found.step.tolist() == list(range(1, 13))
+    np.testing.assert_allclose(layer.sparsity, zero[1:].mean((1, 2)), rtol=1e-6)
+    np.testing.assert_array_equal(layer.flips, (zero[1:] != zero[:-1]).sum((1, 2)))
+    np.testing.assert_array_equal(layer.revived, (zero[:-1] & ~zero[1:]).sum((1, 2)))
+    both, either = (~zero[1:] & ~zero[:-1]), (~zero[1:] | ~zero[:-1])
+    np.testing.assert_allclose(layer.overlap, both.sum((1, 2)) / either.sum((1, 2)), rtol=1e-6)
+    assert layer.revived.sum() > 0
+    expected, _ = np.histogram(np.log10(np.abs(kernels[-1][~zero[-1]])), EDGES)
+    np.testing.assert_array_equal(layer.histogram[-1], expected)
+
+
+def test_the_scale_of_the_pruner_inside_is_recorded(run):
+    state, found, _ = run
+    assert found.layers[A].scale[-1] == state[1].inner.scale[0] > 0
+
+
+def test_regret_is_the_share_of_zeros_that_a_fresh_choice_keeps():
+    start = jax.tree.map(jnp.asarray, PARAMS)
+    start["a"]["kernel"] = start["a"]["kernel"].at[:, :3].set(0.0)
+    keep = pruning.keep_masked(
+        {"a": {"kernel": start["a"]["kernel"] != 0, "bias": jnp.array(True)}, "b": jnp.array(True)}
+        | {"b": {"kernel": jnp.array(True)}}
+    )
+    tx = record_dynamics(keep, capacity=1, score=magnitude_of_gradient)
+    state, _ = scanned(tx, 1, start)
+    grads = jax.grad(lambda p: jnp.mean(mlp(p, X) ** 2))(start)
+    size = np.abs(np.concatenate([np.ravel(grads["a"]["kernel"]), np.ravel(grads["b"]["kernel"])]))
+    chosen = np.argsort(-size, kind="stable")[: 48 - 15]
+    mine = np.isin(np.arange(30), chosen).reshape(5, 6)[:, :3]
+    assert 0 < mine.mean() < 1
+    np.testing.assert_allclose(recordings.read(state).layers[A].regret, [mine.mean()], rtol=1e-6)
+
+
+def test_nodes_their_norms_and_the_lag_between_their_sides_are_recorded():
+    def kill(params, step):
+        """Node 0 loses its outputs at step 3, its inputs at step 7; node 1 its inputs at 2."""
+        out = params["b"]["kernel"].at[0].multiply(step < 3)
+        into = params["a"]["kernel"].at[:, 0].multiply(step < 7).at[:, 1].multiply(step < 2)
+        return {"a": {"kernel": into, "bias": params["a"]["bias"]}, "b": {"kernel": out}}
+
+    still = optax.set_to_zero()
+    state, _ = scanned(optax.chain(still, record_dynamics(capacity=20, plan=PLAN)), 12, move=kill)
+    found = recordings.read(state).groups["a/kernel:1"]
+    # A row shows the weights as the update leaves them: what happens after it is in the next.
+    assert found.out.tolist() == [0] * 3 + [1] * 9
+    assert found.into.tolist() == [0, 0] + [1] * 5 + [2] * 5
+    assert found.both.tolist() == [0] * 7 + [1] * 5
+    assert found.either.tolist() == [0, 0, 1] + [2] * 9 and found.closed.tolist()[-1] == 2
+    assert found.since[:, 0].tolist() == [8, 4] and found.since[0, 1] == 3
+    assert np.isnan(found.lag[:7]).all() and (found.lag[7:] == 4).all()
+    np.testing.assert_allclose(
+        found.norm_in[0], np.linalg.norm(PARAMS["a"]["kernel"], axis=0), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        found.norm_out[0], np.linalg.norm(PARAMS["b"]["kernel"], axis=1), rtol=1e-6
+    )
+
+
+def test_a_full_buffer_drops_later_rows_and_counts_them():
+    state, _ = scanned(optax.chain(optax.sgd(0.1), record_dynamics(capacity=3, every=2)), 11)
+    found = recordings.read(state)
+    assert found.step.tolist() == [2, 4, 6] and found.rows == 3 and found.missed == 2
+
+
+def test_any_pruner_may_be_inside():
+    pruner = pruning.prune_gradually(schedules.linear_sparsity(0.5, end=4))
+    state, _ = scanned(optax.chain(optax.adam(0.1), record_dynamics(pruner, capacity=8)), 8)
+    found = recordings.read(state)
+    sparsity = (30 * found.layers[A].sparsity + 18 * found.layers[B].sparsity) / 48
+    np.testing.assert_allclose(sparsity[3:], 0.5)
+    assert np.isnan(found.layers[A].scale).all() and not found.layers[A].revived.any()
+
+
+def test_the_table_is_tidy_and_files_hold_it(run, tmp_path):
+    _, found, _ = run
+    rows = recordings.table(found)
+    assert len(rows) == 2 * 12 and [row["layer"] for row in rows[:2]] == [A, B]
+    assert rows[0]["nodes"] == 6 and rows[1]["nodes"] is None
+    recordings.save(found, tmp_path / "run.csv")
+    with (tmp_path / "run.csv").open() as file:
+        read = list(csv.DictReader(file))
+    assert float(read[4]["sparsity"]) == rows[4]["sparsity"] and read[1]["either"] == ""
+    recordings.save(found, tmp_path / "run.npz")
+    jax.tree.map(np.testing.assert_array_equal, recordings.load(tmp_path / "run.npz"), found)
+
+
+def test_wrong_input_is_named(tmp_path):
+    for wrong in ({"capacity": 0}, {"capacity": 3, "every": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            record_dynamics(**wrong)
+    tx = record_dynamics(capacity=1, score=magnitude_of_gradient)
+    with pytest.raises(ValueError, match="`grad`"):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    with pytest.raises(ValueError, match="needs `params`"):
+        tx.update(PARAMS, tx.init(PARAMS))
+    with pytest.raises(ValueError, match="0 recorders"):
+        recordings.read(optax.adam(0.1).init(PARAMS))
+    with pytest.raises(ValueError, match="npz"):
+        recordings.save(recordings.read(tx.init(PARAMS)), tmp_path / "run.txt")
