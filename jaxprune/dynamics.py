@@ -152,58 +152,70 @@ def record_dynamics(
     """
     if capacity < 1 or every < 1:
         raise ValueError(f"`capacity={capacity}` and `every={every}` must be at least 1.")
-    inner_ = optax.with_extra_args_support(inner or optax.identity())
+    inside = optax.with_extra_args_support(inner or optax.identity())
+    rule = _Recorder(inside, capacity, every, plan, score, where)
+    return optax.GradientTransformationExtraArgs(rule.init, rule.update)
 
-    def init(params: Params) -> RecordDynamicsState:
-        named = dict(leaves_of(params, where))
-        nodes = dead(plan, params, where=where) if plan else {}
-        rows = Recording(
-            jnp.int32(0),
-            jnp.int32(0),
-            jnp.zeros(capacity, jnp.int32),
-            {name: _layer(capacity) for name in named},
-            {name: _group(capacity, len(sides.into)) for name, sides in nodes.items()},
-        )
+
+class _Recorder(NamedTuple):
+    """The knobs, and the transform that they make."""
+
+    inner: optax.GradientTransformationExtraArgs
+    capacity: int
+    every: int
+    plan: Plan | None
+    score: Score | None
+    where: Where
+
+    def init(self, params: Params) -> RecordDynamicsState:
+        named, size = dict(leaves_of(params, self.where)), self.capacity
+        nodes = dead(self.plan, params, where=self.where) if self.plan else {}
+        layers = {name: _layer(size) for name in named}
+        groups = {name: _group(size, len(sides.into)) for name, sides in nodes.items()}
+        step = jnp.zeros(size, jnp.int32)
+        rows = Recording(jnp.int32(0), jnp.int32(0), step, layers, groups)
         zeros = {name: leaf == 0 for name, leaf in named.items()}
-        return RecordDynamicsState(jnp.int32(0), inner_.init(params), rows, zeros)
+        return RecordDynamicsState(jnp.int32(0), self.inner.init(params), rows, zeros)
 
     def update(
-        updates: Any, state: Any, params: Params | None = None, **extra: Any
+        self, updates: Any, state: Any, params: Params | None = None, **extra: Any
     ) -> tuple[Any, RecordDynamicsState]:
         if params is None:
             raise ValueError("`record_dynamics` needs `params`: `update(updates, state, params)`.")
         weights: Any = params
-        updates, held = inner_.update(updates, state.inner, params, **extra)
+        updates, held = self.inner.update(updates, state.inner, params, **extra)
         step = jnp.asarray(optax.safe_increment(state.step))
         landed = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), weights, updates)
-        scales = _scales(held, len(state.zeros))
-        given = {} if score is None else needs(score, extra)
-
-        def regrets() -> Params | None:
-            if score is None:
-                return None
-            gone = sparsity_of({n: x != 0 for n, x in leaves_of(landed, where)})
-            return prune(weights, gone, score=score, where=where, **given)
+        given = {} if self.score is None else needs(self.score, extra)
 
         def write(old: tuple[Recording, Any]) -> tuple[Recording, Any]:
             rows, zeros = old
-            at, now = rows.rows, dict(leaves_of(landed, where))
-            fresh = dict(zip(names(landed), jax.tree.leaves(regrets()), strict=False))
+            at, now = rows.rows, dict(leaves_of(landed, self.where))
+            fresh = self.chosen_anew(weights, landed, given)
             layers = {
-                n: _row(rows.layers[n], at, _of_layer(now[n], zeros[n], fresh.get(n), scale))
-                for n, scale in zip(now, scales, strict=True)
+                name: _row(rows.layers[name], at, _of_layer(leaf, zeros[name], new, scale))
+                for (name, leaf), new, scale in zip(
+                    now.items(), fresh, _scales(held, len(now)), strict=True
+                )
             }
-            groups = _groups(plan, landed, where, rows, step) if plan else {}
+            groups = _groups(self.plan, landed, self.where, rows, step) if self.plan else {}
             rows = Recording(at + 1, rows.missed, rows.step.at[at].set(step), layers, groups)
-            return rows, {n: leaf == 0 for n, leaf in now.items()}
+            return rows, {name: leaf == 0 for name, leaf in now.items()}
 
-        due = step % every == 0
-        full = state.recording.rows >= capacity
+        due, full = step % self.every == 0, state.recording.rows >= self.capacity
         rows, zeros = update_if(due & ~full, write, (state.recording, state.zeros))
         rows = rows._replace(missed=rows.missed + (due & full))
         return updates, RecordDynamicsState(step, held, rows, zeros)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def chosen_anew(self, params: Params, landed: Params, given: Any) -> list[Array | None]:
+        """Return, for each kernel, what the score would keep of the params at this sparsity."""
+        kernels = leaves_of(landed, self.where)
+        if self.score is None:
+            return [None] * len(kernels)
+        gone = sparsity_of({name: leaf != 0 for name, leaf in kernels})
+        masks = prune(params, gone, score=self.score, where=self.where, **given)
+        by_name = dict(zip(names(masks), jax.tree.leaves(masks), strict=True))
+        return [by_name[name] for name, _ in kernels]
 
 
 def _layer(capacity: int) -> Layer:
@@ -283,11 +295,6 @@ def _norms(plan: Plan, params: Params, where: Where) -> dict[str, tuple[Array, A
 
 def _scales(state: Any, leaves: int) -> list[Any]:
     """Find the scales of a `zero_stochastically` that looks after just these leaves."""
-    found = [scale for _, scale in optax.tree.get_all_with_path(state, "scale", _of_zeroing)]
-    fits = [scale for scale in found if jnp.shape(scale) == (leaves,)]
+    found = optax.tree.get_all_with_path(state, "scale", lambda path, _: hasattr(path[-1], "name"))
+    fits = [scale for _, scale in found if jnp.shape(scale) == (leaves,)]
     return [fits[0][i] if len(fits) == 1 else jnp.float32(jnp.nan) for i in range(leaves)]
-
-
-def _of_zeroing(path: Any, value: Any) -> bool:
-    del value
-    return getattr(path[-1], "tuple_name", "") == "ZeroStochasticallyState"

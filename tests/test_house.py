@@ -34,6 +34,7 @@ LAYERS = (
     {"one_shot", "penalties", "removal", "relevance"},
     {"pruning", "moments", "growing", "curvature_average", "decay", "proximal", "stochastic"},
     {"dynamics", "cropping"},
+    {"recordings"},
     # Ring 4: touch the world.
     {"checkpoint", "report", "pictures", "_threshold"},
     {"_rounds", "compact"},
