@@ -137,7 +137,13 @@ def _trainer(bench: Bench, method: str | None) -> train.Trainer:
         return optax.chain(pulls, pruning.keep_masked(_whole(network, config)))
 
     normalised = train.normalised(network, dataset.train.images)
-    return train.trainer(normalised, optimizer, train.mesh_of(1), per_epoch=bench.per_epoch)
+    return train.trainer(
+        normalised,
+        optimizer,
+        train.mesh_of(1),
+        per_epoch=bench.per_epoch,
+        augment=config.augment,
+    )
 
 
 def _whole(network: Any, config: Iteration) -> Any:

@@ -9,6 +9,7 @@ import optax
 from tyro.conf import Suppress
 
 from experiments.models import Model
+from experiments.train import Augment
 from jaxprune import decay, penalties
 from jaxprune.relevance import Quantile
 
@@ -37,6 +38,8 @@ class Iteration:
     """Name -> what pulls on the weights; the first is what others are compared with."""
     where: Suppress[Where]
     """Which leaves are pulled and pruned, by name and leaf."""
+    augment: Suppress[Augment | None] = None
+    """PRNG key, images, labels -> those that a step learns from."""
     data: str
     """TFDS's name of the data set, or `digits`, which has no held-out split."""
     train_split: str = "train[:55000]"

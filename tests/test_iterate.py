@@ -131,7 +131,7 @@ def test_paired_differences_have_students_interval():
 @pytest.mark.parametrize("name", iterations.names())
 def test_every_method_of_a_comparison_makes_an_optimizer(name):
     config = iterations.find(name)
-    network = config.model((28, 28, 1), 10)
+    network = config.model((32, 32, 3) if config.data == "cifar10" else (28, 28, 1), 10)
     params, _ = jax.eval_shape(network.init, jax.random.key(0))
     for method in config.methods.values():
         jax.eval_shape(method(config, 10, iterate.optax.adam(1e-3)).init, params)
