@@ -14,7 +14,7 @@ import pytest
 
 from jaxprune import counts, structure
 from tests.networks.convolutional import vgg
-from tests.networks.layers import linen
+from tests.networks.layers import LinenNet, linen
 
 CONFIGURATION_D = (
     64,
@@ -78,16 +78,24 @@ def unet(L, x, widths=(64, 128, 256)):
     return L.conv(x, 1, 1)
 
 
+def cold(plan):
+    """Return CPU seconds of a plan, its trace included: other work on the machine counts little."""
+    jax.clear_caches()
+    start = time.process_time()
+    plan()
+    return time.process_time() - start
+
+
 @pytest.mark.parametrize(("net", "limit"), [(resnet50, 1.0), (vit_b16, 1.5)])
-def test_time_to_plan(benchmark, net, limit):
+def test_time_to_plan(net, limit):
     x = jax.ShapeDtypeStruct((1, 224, 224, 3), "float32")
-    fn, params = linen(net, x)
-    structure.plan(fn, params, x)
-    plan = benchmark.pedantic(structure.plan, (fn, params, x), rounds=3)
+    module = LinenNet(net, False)
+    params = jax.eval_shape(module.init, jax.random.key(0), x)
+    plan = structure.plan(module.apply, params, x)
+    seconds = [cold(lambda: structure.plan(module.apply, params, x)) for _ in range(5)]
+    print(f"\n{net.__name__}: {np.median(seconds):.2f} s, {len(plan.groups)} groups")
     assert not plan.unknown
-    if benchmark.enabled:
-        print(f"\n{net.__name__}: {benchmark.stats['min']:.2f} s, {len(plan.groups)} groups")
-        assert benchmark.stats["min"] <= limit
+    assert np.median(seconds) <= limit
 
 
 def test_planning_grows_linearly_with_depth():
@@ -97,18 +105,17 @@ def test_planning_grows_linearly_with_depth():
         return x @ params[0][0]
 
     seconds = {}
-    for depth in (10, 50, 100, 200):
+    for depth in (10, 50, 100, 200, 400):
         pair = (
             jax.ShapeDtypeStruct((64, 256), "float32"),
             jax.ShapeDtypeStruct((256, 64), "float32"),
         )
         args = deep, [pair] * depth, jax.ShapeDtypeStruct((8, 64), "float32")
-        structure.plan(*args)
-        start = time.perf_counter()
-        structure.plan(*args)
-        seconds[depth] = time.perf_counter() - start
+        seconds[depth] = np.median([
+            cold(lambda args=args: structure.plan(*args)) for _ in range(3)
+        ])
     print("\n" + ", ".join(f"{depth} layers {s:.3f} s" for depth, s in seconds.items()))
-    assert seconds[200] <= 3 * (200 / 50) * seconds[50]
+    assert seconds[400] <= 1.3 * (400 / 50) * seconds[50]
 
 
 @pytest.mark.parametrize(("net", "size"), [(vgg16, 32), (unet, 32)])

@@ -125,7 +125,7 @@ class Graph:
         root = self._parent[ids]
         while True:
             above = self._parent[root]
-            if np.array_equal(above, root):
+            if (above == root).all():
                 self._parent[ids] = root
                 return root
             self._parent[ids] = above

@@ -131,14 +131,19 @@ def _alike(rows: np.ndarray) -> list[tuple[np.ndarray, list[tuple[int, np.ndarra
     roots, place = np.unique(runs[:, 0], return_inverse=True)
     sign = np.zeros(len(roots), np.uint64)
     np.add.at(sign, place, _mixed(runs[:, 1].astype(np.uint64), counts.astype(np.uint64)))
-    found = []
-    kinds, kind = np.unique(sign, return_inverse=True)
+    _, kind = np.unique(sign, return_inverse=True)
     row_kind = np.repeat(kind[place], counts)
-    for one in range(len(kinds)):
-        own, part = roots[kind == one], rows[row_kind == one]
+    found = []
+    for own, part in zip(_parts(roots, kind), _parts(rows, row_kind), strict=True):
         axes = np.unique(part[:, 1])
         found.append((own, [(k, _units(part, k, len(own))) for k in axes.tolist()]))
     return found
+
+
+def _parts(rows: np.ndarray, kind: np.ndarray) -> list[np.ndarray]:
+    """Split rows by their kind, 0 first; each part keeps its order."""
+    order = np.argsort(kind, kind="stable")
+    return np.split(rows[order], np.cumsum(np.bincount(kind))[:-1])
 
 
 def _units(rows: np.ndarray, axis: int, units: int) -> np.ndarray:

@@ -37,8 +37,8 @@ def elementwise(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
     if any(value.axes and len(value.axes) != len(shape) for value in ins):
         return [graph.value(shape, pin="a change of width")]
     axes = tuple(_meet(graph, eqn, ins, a, n) for a, n in enumerate(shape))
-    const = transfer(eqn, [np.array([value.const]) for value in ins])[0]
-    return [Value(axes, float(const))]
+    const = transfer(eqn, [float(value.const) for value in ins], 1)
+    return [Value(axes, const)]
 
 
 def together(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
@@ -50,6 +50,8 @@ def together(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
 def known(value: Value, axis: int) -> np.ndarray:
     """Return the constants along an axis, those of the whole value included."""
     const = value.axes[axis]["const"]
+    if np.isnan(value.const):
+        return const
     return np.where(np.isnan(const), value.const, const)
 
 
@@ -61,12 +63,11 @@ def _meet(graph: Graph, eqn: Any, ins: Sequence[Value], axis: int, n: int) -> np
             graph.alone(value.axes[axis], eqn)
     for other in met[1:]:
         graph.unite(out, other.axes[axis])
-    whole = [np.full(n, value.const) for value in ins]
     consts = [
-        known(value, axis) if value.axes and len(value.axes[axis]) == n else constant
-        for value, constant in zip(ins, whole, strict=True)
+        known(value, axis) if value.axes and len(value.axes[axis]) == n else float(value.const)
+        for value in ins
     ]
-    out["const"] = transfer(eqn, consts)
+    out["const"] = transfer(eqn, consts, n)
     return out
 
 
