@@ -1,7 +1,7 @@
 """What happened to weights and nodes while a network was pruned: recorded inside `jit` and `scan`.
 
-The recorder writes rows into buffers of fixed size that travel in its state, so that no step waits
-for the host. `jaxprune.recordings` reads them, and `jaxprune.pictures` draws them.
+Rows go into buffers of fixed size that travel in the state, so that no step waits for the host.
+`jaxprune.recordings` reads them, and `jaxprune.pictures` draws them.
 """
 
 from typing import Any, NamedTuple
@@ -24,7 +24,9 @@ from jaxprune.structure.plan import Plan
 __all__ = ["EDGES", "Group", "Layer", "RecordDynamicsState", "Recording", "record_dynamics"]
 
 EDGES = np.linspace(-8.0, 2.0, 61).astype(np.float32)
-"""Of the bins of log10 |w|; what lies outside is counted in the first and the last one."""
+"""Of the bins of log10 |w|; the first and the last one take in what lies outside."""
+
+_BINS = len(EDGES) - 1
 
 
 class Layer(NamedTuple):
@@ -37,7 +39,8 @@ class Layer(NamedTuple):
         overlap: entries non-zero in this row and the one before, over those so in either.
         regret: fraction of the zeros that `score` would keep if it chose as many anew.
         scale: of a `zero_stochastically` inside the recorder.
-        histogram: float32 (rows, bins), entries by log10 |w| between `EDGES`; zeros are in none.
+        histogram: (rows, bins), non-zero entries by log10 |w| between `EDGES`.
+        size: int32 scalar, entries.
     """
 
     sparsity: Array
@@ -47,6 +50,7 @@ class Layer(NamedTuple):
     regret: Array
     scale: Array
     histogram: Array
+    size: Array
 
 
 class Group(NamedTuple):
@@ -120,14 +124,13 @@ def record_dynamics(
 ) -> optax.GradientTransformationExtraArgs:
     """Watch what updates do to weights and nodes; last in the chain, around the pruner.
 
-    Updates pass as `inner` leaves them, bit for bit. A step between two rows costs nothing but the
-    weights after the update being held; when the buffers are full, later rows are counted in
-    `missed` and dropped.
+    Updates pass as `inner` leaves them, bit for bit. When the buffers are full, later rows are
+    counted in `missed` and dropped.
 
     Args:
         inner: the pruner, or a whole optimizer; None watches the updates as they come.
         capacity: rows there is room for, >= 1.
-        every: steps between two rows, >= 1.
+        every: steps between two rows.
         plan: `structure.plan` of the network, whose nodes are then recorded too.
         score: by which removed weights may be regretted, a function of leaves as for
             `prune_gradually`; what it needs is an extra argument of `update`, such as `grad=`.
@@ -137,8 +140,7 @@ def record_dynamics(
         The transform, whose state is a `RecordDynamicsState`.
 
     Raises:
-        ValueError: for a capacity or interval below 1; in `update`, if `params` or what the score
-            needs is missing.
+        ValueError: for a number below 1; in `update`, if `params` or a score's need is missing.
 
     Example:
         >>> tx = optax.chain(optax.sgd(0.1), record_dynamics(capacity=10, every=2))
@@ -170,7 +172,7 @@ class _Recorder(NamedTuple):
     def init(self, params: Params) -> RecordDynamicsState:
         named, size = dict(leaves_of(params, self.where)), self.capacity
         nodes = dead(self.plan, params, where=self.where) if self.plan else {}
-        layers = {name: _layer(size) for name in named}
+        layers = {name: _layer(size, leaf.size) for name, leaf in named.items()}
         groups = {name: _group(size, len(sides.into)) for name, sides in nodes.items()}
         step = jnp.zeros(size, jnp.int32)
         rows = Recording(jnp.int32(0), jnp.int32(0), step, layers, groups)
@@ -193,7 +195,7 @@ class _Recorder(NamedTuple):
             at, now = rows.rows, dict(leaves_of(landed, self.where))
             fresh = self.chosen_anew(weights, landed, given)
             layers = {
-                name: _row(rows.layers[name], at, _of_layer(leaf, zeros[name], new, scale))
+                name: _of_layer(rows.layers[name], at, leaf, zeros[name], (new, scale))
                 for (name, leaf), new, scale in zip(
                     now.items(), fresh, _scales(held, len(now)), strict=True
                 )
@@ -208,19 +210,19 @@ class _Recorder(NamedTuple):
         return updates, RecordDynamicsState(step, held, rows, zeros)
 
     def chosen_anew(self, params: Params, landed: Params, given: Any) -> list[Array | None]:
-        """Return, for each kernel, what the score would keep of the params at this sparsity."""
+        """Return what the score would keep of each kernel, of as many weights."""
         kernels = leaves_of(landed, self.where)
         if self.score is None:
             return [None] * len(kernels)
         gone = sparsity_of({name: leaf != 0 for name, leaf in kernels})
         masks = prune(params, gone, score=self.score, where=self.where, **given)
-        by_name = dict(zip(names(masks), jax.tree.leaves(masks), strict=True))
-        return [by_name[name] for name, _ in kernels]
+        of = dict(zip(names(masks), jax.tree.leaves(masks), strict=True))
+        return [of[name] for name, _ in kernels]
 
 
-def _layer(capacity: int) -> Layer:
-    blank = [jnp.full(capacity, jnp.nan, jnp.float32) for _ in Layer._fields[:-1]]
-    return Layer._make([*blank, jnp.zeros((capacity, len(EDGES) - 1), jnp.float32)])
+def _layer(capacity: int, size: int) -> Layer:
+    blank = [jnp.full(capacity, jnp.nan, jnp.float32) for _ in Layer._fields[:-2]]
+    return Layer._make([*blank, jnp.zeros((capacity, _BINS), jnp.float32), jnp.int32(size)])
 
 
 def _group(capacity: int, units: int) -> Group:
@@ -234,25 +236,25 @@ def _row(buffers: Any, at: Array, row: Any) -> Any:
     return jax.tree.map(lambda buffer, value: buffer.at[at].set(value), buffers, row)
 
 
-def _of_layer(leaf: Array, was: Array, fresh: Array | None, scale: Array) -> Layer:
-    zero, size = leaf == 0, leaf.size
-    gone, kept_both = jnp.sum(zero, dtype=jnp.int32), jnp.sum(~zero & ~was, dtype=jnp.int32)
-    revived = jnp.sum(was & ~zero, dtype=jnp.int32)
-    flips = revived + jnp.sum(zero & ~was, dtype=jnp.int32)
+def _of_layer(old: Layer, at: Array, leaf: Array, was: Array, extra: Any) -> Layer:
+    (fresh, scale), zero = extra, leaf == 0
+    counted = [jnp.sum(a, dtype=jnp.int32) for a in (zero, ~zero & ~was, was & ~zero, zero & ~was)]
+    gone, kept_both, revived, flips = *counted[:3], counted[2] + counted[3]
     regret = jnp.float32(jnp.nan)
     if fresh is not None:
         regret = jnp.sum(zero & fresh, dtype=jnp.int32) / jnp.maximum(gone, 1)
     overlap = kept_both / jnp.maximum(kept_both + flips, 1)
-    numbers = (gone / size, flips, revived, overlap, regret, scale)
-    return Layer._make([*(jnp.asarray(n, jnp.float32) for n in numbers), _histogram(leaf, zero)])
+    numbers = (gone / leaf.size, flips, revived, overlap, regret, scale)
+    row = (*(jnp.asarray(n, jnp.float32) for n in numbers), _histogram(leaf, zero))
+    return Layer._make([*_row(tuple(old[:-1]), at, row), old.size])
 
 
 def _histogram(leaf: Array, zero: Array) -> Array:
     logs = jnp.log10(jnp.where(zero, 1.0, jnp.abs(leaf).astype(jnp.float32)))
-    step = (EDGES[-1] - EDGES[0]) / (len(EDGES) - 1)
-    bins = jnp.clip((logs - EDGES[0]) / step, 0, len(EDGES) - 2).astype(jnp.int32)
-    found = jnp.zeros(len(EDGES) - 1, jnp.int32)
-    return found.at[bins.ravel()].add((~zero).ravel().astype(jnp.int32)).astype(jnp.float32)
+    step = (EDGES[-1] - EDGES[0]) / _BINS
+    bins = jnp.clip((logs - EDGES[0]) / step, 0, _BINS - 1).astype(jnp.int32)
+    one = (~zero).ravel().astype(jnp.int32)
+    return jnp.zeros(_BINS, jnp.int32).at[bins.ravel()].add(one).astype(jnp.float32)
 
 
 def _groups(
@@ -287,10 +289,8 @@ def _norms(plan: Plan, params: Params, where: Where) -> dict[str, tuple[Array, A
             total += jnp.sum(leaf * leaf, axis=others)[member.indices].sum(axis=1)
         return jnp.sqrt(total)
 
-    return {
-        name: (norm(group, leads_out=False), norm(group, leads_out=True))
-        for name, group in plan.groups.items()
-    }
+    groups = plan.groups.items()
+    return {n: (norm(g, leads_out=False), norm(g, leads_out=True)) for n, g in groups}
 
 
 def _scales(state: Any, leaves: int) -> list[Any]:

@@ -46,7 +46,10 @@ def read(opt_state: Any) -> Recording:
         recording.rows,
         recording.missed,
         recording.step[:rows],
-        {n: Layer._make(a[:rows] for a in layer) for n, layer in recording.layers.items()},
+        {
+            n: Layer._make([*(a[:rows] for a in layer[:-1]), layer.size])
+            for n, layer in recording.layers.items()
+        },
         {
             n: Group._make([*(a[:rows] for a in group[:-1]), group.since])
             for n, group in recording.groups.items()
@@ -63,8 +66,8 @@ def table(recording: Recording) -> list[dict[str, Any]]:
         recording: from `read` or `load`.
 
     Returns:
-        The rows: `step`, `layer`, the figures of `Layer` but for its histogram, `nodes`, and the
-        counts of `Group`; None where nothing is known.
+        The rows: `step`, `layer`, `size`, the figures of `Layer` but for its histogram, `nodes`,
+        and the counts of `Group`; None where nothing is known.
     """
     groups = {name.rpartition(":")[0]: group for name, group in recording.groups.items()}
     return [
@@ -117,16 +120,23 @@ def load(path: str | Path) -> Recording:
     )
 
 
-_FIGURES = Layer._fields[:-1]
+_FIGURES = Layer._fields[:-2]
 _COUNTS = Group._fields[:6]
-_COLUMNS = ["step", "layer", *_FIGURES, "nodes", *_COUNTS]
+_COLUMNS = ["step", "layer", "size", *_FIGURES, "nodes", *_COUNTS]
 
 
 def _row(step: int, at: int, name: str, layer: Layer, group: Group | None) -> dict[str, Any]:
     figures = {f: _known(getattr(layer, f)[at]) for f in _FIGURES}
     counts = {c: None if group is None else _known(getattr(group, c)[at]) for c in _COUNTS}
     nodes = None if group is None else group.since.shape[1]
-    return {"step": step, "layer": name, **figures, "nodes": nodes, **counts}
+    return {
+        "step": step,
+        "layer": name,
+        "size": int(layer.size),
+        **figures,
+        "nodes": nodes,
+        **counts,
+    }
 
 
 def _known(value: np.floating) -> float | int | None:

@@ -34,7 +34,7 @@ LAYERS = (
     {"one_shot", "penalties", "removal", "relevance"},
     {"pruning", "moments", "growing", "curvature_average", "decay", "proximal", "stochastic"},
     {"dynamics", "cropping"},
-    {"recordings"},
+    {"recordings", "_drawing"},
     # Ring 4: touch the world.
     {"checkpoint", "report", "pictures", "_threshold"},
     {"_rounds", "compact"},
@@ -50,7 +50,7 @@ EXTRAS = {
     "checkpoint": {"orbax"},
     "compact": {"orbax"},
     "report": {"matplotlib"},
-    "pictures": {"matplotlib"},
+    "_drawing": {"matplotlib"},
 }
 """What a module may import beyond the core."""
 

@@ -1,0 +1,76 @@
+"""How the pictures of a recording are drawn: colours, curves of seeds, and panels."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxprune.dynamics import Recording
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["COLOURS", "FAINT", "INK", "curves", "cycle", "finish", "line", "panels_of"]
+
+INK, FAINT = "#333333", "#d9d9d9"
+COLOURS = ["#8c8c8c", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
+_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 10.5, "fontweight": "bold", "color": INK}
+_STYLE: Any = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+
+def cycle(labels: Mapping[str, Any]) -> list[str]:
+    """Return a colour for each label; the first is grey, for the control."""
+    return [COLOURS[n % len(COLOURS)] for n in range(len(labels))]
+
+
+def panels_of(width: float, height: float, across: int, down: int = 1) -> tuple[Any, list["Axes"]]:
+    """Make a figure that no global state knows of."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+        return figure, list(figure.subplots(down, across, squeeze=False).ravel())
+
+
+def curves(
+    axes: "Axes", runs: Mapping[str, Sequence[Recording]], value: Callable[[Recording], np.ndarray]
+) -> None:
+    """Draw a figure of each recording by step, a colour for each label."""
+    for colour, (label, found) in zip(cycle(runs), runs.items(), strict=True):
+        line(axes, found[0].step, [value(recording) for recording in found], colour, label)
+
+
+def line(
+    axes: "Axes", steps: Any, seeds: Iterable[Any], colour: str, label: str, style: str = "-"
+) -> None:
+    """Draw seeds thin and their mean thick; NaN leaves a gap."""
+    stack = np.stack([np.asarray(seed, float) for seed in seeds])
+    for seed in stack if len(stack) > 1 else ():
+        axes.plot(steps, seed, color=colour, lw=0.6, alpha=0.4)
+    known = ~np.isnan(stack).all(0)
+    mean = np.where(known, np.nansum(stack, 0) / np.maximum((~np.isnan(stack)).sum(0), 1), np.nan)
+    axes.plot(steps, mean, style, color=colour, lw=1.7, label=label)
+
+
+def finish(
+    axes: "Axes", title: str, x: str, y: str, *, ylim: Any = None, legend: bool = True
+) -> None:
+    """Write title and labels, and draw grid and legend."""
+    axes.set_title(title, **_TITLE)
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(axis="y", color=FAINT, lw=0.6)
+    axes.set_axisbelow(True)
+    if legend:
+        axes.legend(frameon=False, fontsize=8.5)
+    if ylim:
+        axes.set_ylim(*ylim)

@@ -1,0 +1,89 @@
+"""Each picture shows the figures of the recording that it is given."""
+
+import numpy as np
+import pytest
+
+from jaxprune import pictures
+from jaxprune.dynamics import EDGES, Group, Layer, Recording
+
+BINS = len(EDGES) - 1
+
+
+def recording(seed=0, rows=5):
+    """Make up a recording of two layers, one group of 8 nodes between them."""
+    rng = np.random.default_rng(seed)
+    sparsity = np.linspace(0, 0.9, rows)
+    histogram = rng.integers(1, 50, (rows, BINS)).astype(float)
+    layers = {}
+    for name, size in (("a/kernel", 40), ("b/kernel", 24)):
+        revived = np.arange(rows) * 1.0
+        figures = (sparsity, 2 * revived, revived, sparsity, sparsity, 0.01 + sparsity)
+        layers[name] = Layer._make([*figures, histogram, np.int32(size)])
+    into, out = np.arange(rows), np.arange(rows)[::-1]
+    both = np.minimum(into, out)
+    either = np.minimum(into + out, 8)
+    norms = rng.random((2, rows, 8))
+    since = np.full((2, 8), 3)
+    counts = (into, out, either, both, either, np.where(both > 0, 2.0, np.nan))
+    groups = {"a/kernel:1": Group._make([*counts, *norms, since])}
+    return Recording(np.int32(rows), np.int32(0), 10 * np.arange(1, rows + 1), layers, groups)
+
+
+RUNS = {"none": [recording(0), recording(1)], "L2": [recording(2), recording(3)]}
+PICTURES = {
+    "sparsity": lambda: pictures.plot_sparsity(RUNS),
+    "deaths": lambda: pictures.plot_deaths(RUNS),
+    "nodes against weights": lambda: pictures.plot_nodes_against_weights(RUNS),
+    "magnitudes": lambda: pictures.plot_magnitudes(RUNS),
+    "accuracy": lambda: pictures.plot_accuracy({"L2": [pictures.Outcome(0.9, 0.5, 0.98)]}),
+    "nodes kept": lambda: pictures.plot_nodes_kept(RUNS),
+    "sides": lambda: pictures.plot_sides(RUNS),
+    "revivals": lambda: pictures.plot_revivals(RUNS),
+    "norms": lambda: pictures.plot_norms(RUNS),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_it_draws_a_png_with_labels_on_every_axis(name, tmp_path):
+    figure = PICTURES[name]()
+    figure.savefig(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+    for axes in figure.axes:
+        assert axes.get_ylabel()
+
+
+def curve(axes, label):
+    (found,) = [line for line in axes.get_lines() if line.get_label() == label]
+    return np.asarray(found.get_xdata(), float), np.asarray(found.get_ydata(), float)
+
+
+def test_sparsity_is_over_all_kernels_and_seeds():
+    steps, percent = curve(pictures.plot_sparsity(RUNS).axes[0], "L2")
+    assert steps.tolist() == [10, 20, 30, 40, 50]
+    np.testing.assert_allclose(percent, 100 * np.linspace(0, 0.9, 5), rtol=1e-6)
+
+
+def test_the_key_figure_sets_closed_nodes_against_weights():
+    x, y = curve(pictures.plot_nodes_against_weights(RUNS).axes[0], "none")
+    np.testing.assert_allclose(x, 100 * np.linspace(0, 0.9, 5))
+    np.testing.assert_allclose(y, 100 * np.full(5, 4) / 8)
+
+
+def test_sides_are_told_as_a_ratio_and_a_lag_with_gaps_where_nothing_is_dead():
+    figure = pictures.plot_sides(RUNS)
+    np.testing.assert_allclose(curve(figure.axes[0], "L2")[1], [0, 0.25, 0.5, 0.25, 0])
+    lag = curve(figure.axes[1], "L2")[1]
+    assert np.isnan(lag[[0, 4]]).all() and (lag[1:4] == 2).all()
+
+
+def test_revivals_are_counted_of_the_zeros_before():
+    zeros = 64 * np.linspace(0, 0.9, 5)
+    rate = curve(pictures.plot_revivals(RUNS).axes[0], "none")[1]
+    assert np.isnan(rate[:2]).all()  # nothing was zero before
+    np.testing.assert_allclose(rate[2:], 2 * np.arange(2, 5) / zeros[1:4])
+
+
+def test_pictures_of_nodes_ask_for_a_plan():
+    bare = recording()._replace(groups={})
+    with pytest.raises(ValueError, match="plan"):
+        pictures.plot_nodes_kept({"none": [bare]})
