@@ -61,7 +61,8 @@ class Training(NamedTuple):
         evaluate: state -> figures by name, on data that are held out; not on the test set, but for
             figures that nothing is decided by.
         after_prune: state that was just pruned -> state to train on: the place to rewind.
-        record: called with each row and the state of its evaluation's end, for writers and bars.
+        record: called with each row and the state after it, pruned where the row says so; for
+            writers and progress bars.
     """
 
     train: Callable[[Any], Any]
@@ -194,17 +195,24 @@ def _resume(carry: Carry, directory: str | os.PathLike[str] | None) -> tuple[Car
     for sentence in restored.refused:
         warnings.warn(sentence, stacklevel=4)
     rounds = 0 if restored.step is None else restored.step + 1
-    whole = _rows(Path(directory)).read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-    history = [json.loads(line) for line in whole][:rounds]
-    if len(history) < rounds:
+    path = _rows(Path(directory))
+    # A last line without its end was cut off by a kill.
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+    if len(whole) < rounds:
         raise ValueError(
-            f"{_rows(Path(directory))} has {len(history)} rows, the checkpoint is of round"
-            f" {restored.step}; give back the missing rows, or another directory."
+            f"{path} has {len(whole)} rows, the checkpoint is of round {restored.step}; give back"
+            " the missing rows, or another directory."
         )
+    if not rounds and len(whole) > 1:
+        raise ValueError(
+            f"{path} has {len(whole)} rows, but no checkpoint fits: {' '.join(restored.refused)}"
+            " Name another directory, or delete this one."
+        )
+    history = [json.loads(line) for line in whole[:rounds]]
     # Under another name first: the rows are there whole, whenever a kill comes.
-    temporary = _rows(Path(directory)).with_suffix(".tmp")
+    temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
-    os.replace(temporary, _rows(Path(directory)))
+    os.replace(temporary, path)
     return restored.state, history
 
 

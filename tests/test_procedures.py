@@ -288,6 +288,20 @@ def test_rows_that_are_lost_are_asked_for(tmp_path):
         go(2, directory=tmp_path)
 
 
+def test_the_rounds_of_another_model_are_refused_and_left_alone(tmp_path):
+    go(2, directory=tmp_path)
+    rows = (tmp_path / "history.jsonl").read_text()
+    other = start()
+    other.params["more"] = {"kernel": jnp.ones((2, 2))}
+    other = other._replace(opt_state=OPTIMIZER.init(other.params))
+    with (
+        pytest.warns(UserWarning, match="another run"),
+        pytest.raises(ValueError, match="no check"),
+    ):
+        prune_while_good(other, TRAINING, **RULE, rounds=2, directory=tmp_path)
+    assert (tmp_path / "history.jsonl").read_text() == rows
+
+
 # P12: the search of a threshold.
 
 

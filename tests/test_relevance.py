@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from jaxprune import decay, penalties, relevance
 from jaxprune.decay import add_irrelevance_penalty, decay_irrelevant
@@ -386,6 +387,40 @@ def test_accumulated_gradients_are_what_is_relevant():
         updates, state = optimizer.update(factor * g, state, params, grad=factor * g)
         params = optax.apply_updates(params, updates)
     close(params, one_step(parts, w, g)[0], atol=1e-6)
+
+
+def nested(wrap):
+    """Return a penalty inside a wrapper of optax, and what it adds to the gradients."""
+    optimizer = wrap(add_irrelevance_penalty(0.5, alpha=0.25))
+    updates, state = optimizer.update(GRADS, optimizer.init(TREE), TREE)
+    return updates, state
+
+
+def test_it_works_inside_the_wrappers_that_choose_leaves():
+    mask = {"dense": True, "conv": False}
+    labels = {"dense": "pulled", "conv": "free"}
+    alone = added(add_irrelevance_penalty(0.5, alpha=0.25))
+    for wrap in (
+        lambda penalty: optax.masked(penalty, mask),
+        lambda penalty: optax.partition({"pulled": penalty, "free": optax.identity()}, labels),
+    ):
+        updates, state = nested(wrap)
+        assert trees_equal(updates["dense"], alone["dense"])
+        assert trees_equal(updates["conv"], GRADS["conv"])
+        steps = [jax.tree.leaves(tree) for tree in (state, decay.restart(state))]
+        assert 1 in steps[0] and 1 not in steps[1]
+
+
+def test_it_works_in_an_nnx_optimizer_and_restarts_there():
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    before = model.kernel[...]
+    parts = optax.chain(add_irrelevance_penalty(0.5), optax.sgd(1.0))
+    optimizer = nnx.Optimizer(model, parts, wrt=nnx.Param)
+    grads = nnx.grad(lambda model: 0 * model(jnp.ones((1, 3))).sum())(model)
+    optimizer.update(model, grads)
+    assert trees_equal(model.kernel[...], 0 * before)
+    assert int(optimizer.opt_state[0].step[...]) == 1
+    assert int(decay.restart(optimizer.opt_state)[0].step[...]) == 0
 
 
 def test_alpha_and_strength_may_be_set_from_outside():
