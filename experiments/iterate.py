@@ -100,9 +100,9 @@ def run(name: str, config: Iteration, place: Place) -> dict[str, Any]:
         f" {len(bench.dataset.test.labels):,} to test on",
         flush=True,
     )
-    trainers = {method: _trainer(bench, method) for method in config.methods}
+    trainers = {method: _trainer(bench, method) for method in [None, *config.methods]}
     for seed in config.seeds:  # the outer loop, so that what is there can be compared
-        dense = _dense(bench, seed)
+        dense = _dense(bench, trainers[None], seed)
         for method in config.methods:
             _prune(bench, trainers[method], method, seed, dense)
     return comparison.conclude(name, config, out)
@@ -157,9 +157,9 @@ def _whole(network: Any, config: Iteration) -> Any:
     )
 
 
-def _dense(bench: Bench, seed: int) -> train.State:
+def _dense(bench: Bench, trainer: train.Trainer, seed: int) -> train.State:
     """Return the dense model of a seed, trained unless that was done before."""
-    config, trainer = bench.config, _trainer(bench, None)
+    config = bench.config
     place = bench.out / "dense" / str(seed)
     steps = config.dense_epochs * bench.per_epoch
     found = checkpoint.restore(place, trainer.init(jax.random.key(seed)))

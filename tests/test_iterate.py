@@ -39,12 +39,12 @@ TINY = Iteration(
     methods={name: METHODS[name] for name in ("L2", "irrelevance")},
     where=everything,
     data="digits",
-    dense_epochs=6,
+    dense_epochs=4,
     batch=64,
     learning_rate=5e-3,
     every=20,
     fraction=0.3,
-    rounds=4,
+    rounds=3,
     bound=0.5,
     seeds=(0, 1),
 )
@@ -96,7 +96,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_figures(finished, tmp_pat
     def interrupt(*args, **knobs):
         save(*args, **knobs)
         saved.append(args[1])
-        if len(saved) == 4:  # the dense model, and three rounds
+        if len(saved) == 3:  # the dense model, and two rounds
             raise KeyboardInterrupt
 
     config = dataclasses.replace(TINY, seeds=(0,), methods={"L2": METHODS["L2"]})
@@ -113,7 +113,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_figures(finished, tmp_pat
 
 
 def test_another_run_in_the_directory_is_refused(finished):
-    with pytest.raises(ValueError, match="`rounds` is 4 there and 5 here"):
+    with pytest.raises(ValueError, match="`rounds` is 3 there and 5 here"):
         go(dataclasses.replace(TINY, rounds=5), finished[0])
 
 
