@@ -207,7 +207,7 @@ def prune_at_plateaus(
             "pruned": 0,
             "threshold": 0.0,
         }
-        if bad < patience:
+        if bad < patience or not _rounds.finite(figures):
             return Carry(carry.state, (snapshot, lowest)), row
         threshold = _threshold(lowest, training, metric, (so_far, tolerance), strict)
         # A copy, since `train` may donate the state, and parts of it go through as they are.
