@@ -14,10 +14,11 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
+from jaxprune._text import aligned
 from jaxprune._tree import named_leaves
 from jaxprune._types import Params
 
-__all__ = ["Count", "latency", "layers", "total", "why_not_faster"]
+__all__ = ["Comparison", "Count", "compare", "latency", "layers", "total", "why_not_faster"]
 
 _MOVES = {
     "broadcast_in_dim",
@@ -51,6 +52,75 @@ class Count(NamedTuple):
     nonzeros: int
     macs: int
     masked_macs: int
+
+
+class Comparison(NamedTuple):
+    """A function and what pruning made of it; `print` shows the table of layers and the answer.
+
+    Attributes:
+        before: rows of the function, at parameters with zeros.
+        after: rows of the smaller function.
+        seconds: of a call of the function, and of one of the smaller function.
+    """
+
+    before: list[Count]
+    after: list[Count]
+    seconds: tuple[float, float]
+
+    @property
+    def why(self) -> str:
+        """The sentence of `why_not_faster`."""
+        return why_not_faster(self.before, self.after, self.seconds[0] / self.seconds[1])
+
+    def __str__(self) -> str:
+        rows = {row.name: row for row in [*self.before, total(self.before)]}
+        left = {row.name: row for row in [*self.after, total(self.after)]}
+        none = Count("", (), 0, 0, 0, 0)
+        table = aligned([_HEAD, *(_cells(row, left.get(name, none)) for name, row in rows.items())])
+        before, after = self.seconds
+        return f"{table}\nlatency {before * 1e3:.3g} ms, smaller {after * 1e3:.3g} ms. {self.why}"
+
+
+_HEAD = ("layer", "shape", "smaller", "numbers", "nonzeros", "smaller", "MACs", "masked", "smaller")
+
+
+def compare(
+    fn: Callable[..., Any],
+    params: Params,
+    small_fn: Callable[..., Any],
+    small_params: Params,
+    *args: Any,
+    repeats: int = 10,
+) -> Comparison:
+    """Count and time a function at masked parameters and the smaller one, in one run.
+
+    Args:
+        fn: the function.
+        params: its parameters, as masks left them; the zeros in them are counted.
+        small_fn: from `structure.shrink`, or any function of the same inputs.
+        small_params: its parameters; for a smaller tree of other names, rows stay empty.
+        *args: the inputs of both, arrays.
+        repeats: how many calls of each are timed.
+
+    Returns:
+        The rows of both and their latencies.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> mlp = lambda params, x: jnp.tanh(x @ params["w1"]) @ params["w2"]
+        >>> params, x = {"w1": jnp.eye(4), "w2": jnp.ones((4, 2))}, jnp.ones((3, 4))
+        >>> small = {"w1": jnp.eye(4)[:, :2], "w2": jnp.ones((2, 2))}
+        >>> print(compare(mlp, params, mlp, small, x, repeats=1))
+        layer  shape  smaller  numbers  nonzeros  smaller  MACs  masked  smaller
+        w1       4x4      4x2       16         4        8    48      12       24
+        w2       4x2      2x2        8         8        4    24      24       12
+        total                       24        12       12    72      36       36
+        latency ... ms, smaller ... ms. It is ...
+    """
+    pairs = (fn, params), (small_fn, small_params)
+    before, after = (layers(f, p, *args) for f, p in pairs)
+    dense, smaller = (latency(f, p, *args, repeats=repeats) for f, p in pairs)
+    return Comparison(before, after, (dense, smaller))
 
 
 def layers(fn: Callable[..., Any], params: Params, *args: Any, **kwargs: Any) -> list[Count]:
@@ -151,6 +221,12 @@ def why_not_faster(dense: Sequence[Count], pruned: Sequence[Count], speedup: flo
         f" left is bound by memory or overhead; {heaviest.name or 'attention'!r} has most of the"
         " work, so measure at a larger batch."
     )
+
+
+def _cells(row: Count, left: Count) -> tuple[str, ...]:
+    shapes = ("x".join(map(str, shape)) for shape in (row.shape, left.shape))
+    numbers = (row.size, row.nonzeros, left.size, row.macs, row.masked_macs, left.macs)
+    return (row.name or "(activations)", *shapes, *(f"{number:,}" for number in numbers))
 
 
 def _count(name: str, leaf: Any, macs: int) -> Count:

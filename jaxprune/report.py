@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune._text import aligned
 from jaxprune._types import Params, Schedule, Where
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def table(rows: Sequence[Layer]) -> str:
     )
     sparsity = f"{1 - nonzeros / max(size, 1):.1%}".replace("%", " %")
     total = ("total", "", f"{size:,}", f"{nonzeros:,}", sparsity, f"{outputs}", f"{inputs}")
-    return _aligned([head, *body, total])
+    return aligned([head, *body, total])
 
 
 def plot_schedule(schedule: Schedule, steps: int) -> "Figure":
@@ -223,17 +224,6 @@ def _cells(row: Layer) -> tuple[str, ...]:
         f"{100 * row.sparsity:.1f} %",
         f"{row.empty_outputs} of {row.shape[-1]}",
         f"{row.empty_inputs} of {row.shape[-2]}",
-    )
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
     )
 
 

@@ -78,6 +78,23 @@ def test_the_answer_to_why_is_it_not_faster_fits_the_case():
     assert "larger batch" in counts.why_not_faster(dense, small, 1.1)
 
 
+def test_a_comparison_joins_counts_latency_and_the_answer():
+    x, params = jnp.ones((2, 8)), {"up": jnp.eye(8), "down": jnp.ones((8, 2))}
+
+    def fn(p, x):
+        return jnp.tanh(x @ p["up"]) @ p["down"]
+
+    plan = structure.plan(fn, params, x)
+    small_fn, small = structure.shrink(plan, params, {"up:1": np.arange(8) < 4})
+    found = counts.compare(fn, params, small_fn, small, x, repeats=1)
+    assert min(found.seconds) > 0
+    *rows, last = str(found).splitlines()
+    cells = {row.split()[0]: row.split()[1:] for row in rows}
+    assert cells["up"] == ["8x8", "8x4", "64", "8", "32", "128", "16", "64"]
+    assert cells["total"] == ["80", "24", "40", "160", "48", "80"]
+    assert last.startswith("latency ") and last.endswith(found.why)
+
+
 def test_latency_is_the_time_of_a_call():
     assert 0 < counts.latency(lambda x: x @ x, jnp.ones((8, 8)), repeats=2) < 1
 

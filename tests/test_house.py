@@ -17,7 +17,7 @@ PACKAGE = ROOT / "jaxprune"
 LAYERS = (
     # Ring 0: the vocabulary.
     {"_types"},
-    {"_tree", "_branch", "_count", "_exp", "_view"},
+    {"_tree", "_branch", "_count", "_exp", "_text", "_view"},
     # Ring 1: pure and stateless.
     {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},
     {"allocation", "structure.rules", "curvature", "hazards", "_bits"},
