@@ -10,7 +10,18 @@ from jaxprune.dynamics import Recording
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "FAINT", "INK", "curves", "cycle", "finish", "line", "panels_of"]
+__all__ = [
+    "COLOURS",
+    "FAINT",
+    "INK",
+    "curves",
+    "cycle",
+    "finish",
+    "line",
+    "over",
+    "panels_of",
+    "short",
+]
 
 INK, FAINT = "#333333", "#d9d9d9"
 COLOURS = ["#8c8c8c", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
@@ -74,3 +85,25 @@ def finish(
         axes.legend(frameon=False, fontsize=8.5)
     if ylim:
         axes.set_ylim(*ylim)
+
+
+def over(part: np.ndarray, whole: Any) -> np.ndarray:
+    """Divide, with NaN where there is nothing to divide by."""
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+
+def short(group: str) -> str:
+    """Return the name of the layer that makes the nodes of a group."""
+    return group.rpartition(":")[0].removeprefix("params/").removesuffix("/kernel")
+
+
+def scale_of(found: Recording) -> np.ndarray:
+    """Return the largest scale of any kernel by row; 0 where nothing was drawn for."""
+    return np.max([np.nan_to_num(layer.scale) for layer in found.layers.values()], axis=0)
+
+
+def mean_lag(found: Recording) -> np.ndarray:
+    """Average over the nodes dead on both sides, whichever group they are of."""
+    counts = [np.asarray(group.both) for group in found.groups.values()]
+    lags = [np.nan_to_num(group.lag) for group in found.groups.values()]
+    return over(np.sum([n * lag for n, lag in zip(counts, lags, strict=True)], 0), sum(counts))

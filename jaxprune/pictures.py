@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxprune._drawing import COLOURS, FAINT, INK, curves, cycle, finish, line, panels_of
+from jaxprune._drawing import (
+    COLOURS,
+    FAINT,
+    INK,
+    curves,
+    cycle,
+    finish,
+    line,
+    mean_lag,
+    over,
+    panels_of,
+    scale_of,
+    short,
+)
 from jaxprune.dynamics import EDGES, Group, Recording
 from jaxprune.hazards import Hazard, gauss
 
@@ -70,10 +83,8 @@ def plot_deaths(runs: Runs) -> "Figure":
         runs: label -> recordings, with nodes; a row of panels for each label.
 
     Returns:
-        A figure with a panel for each label and group of nodes.
-
-    Raises:
-        ValueError: if the recordings know no nodes, as for every picture of nodes.
+        A figure with a panel for each label and group of nodes. For recordings that know no nodes
+        it is a `ValueError`, as every picture of nodes is.
     """
     groups = list(_known_groups(runs))
     figure, panels = panels_of(
@@ -86,7 +97,7 @@ def plot_deaths(runs: Runs) -> "Figure":
         for side, style, colour in zip(sides, ("-", "--", ":", "-"), _DEATHS, strict=True):
             share = [100 * getattr(r.groups[group], side) / _units(r, group) for r in runs[label]]
             line(axes, runs[label][0].step, share, colour, names[side], style)
-        finish(axes, f"{label}: {_short(group)}", "step", "% of nodes", ylim=(-2, 102))
+        finish(axes, f"{label}: {short(group)}", "step", "% of nodes", ylim=(-2, 102))
     return figure
 
 
@@ -119,7 +130,7 @@ def plot_magnitudes(
     Args:
         runs: label -> recordings; the first seed of each is drawn, all kernels together.
         rows: which rows, Python indices.
-        hazard: whose probability is drawn, at the scale of the last of the rows with one.
+        hazard: whose probability is drawn, at the last scale up to the last of the rows.
 
     Returns:
         A figure with a panel for each label.
@@ -131,12 +142,14 @@ def plot_magnitudes(
         for row, shade in zip(rows, np.linspace(0.35, 1.0, len(rows)), strict=True):
             name = f"step {found.step[row]}"
             axes.step(middles, total[row], where="mid", color=COLOURS[1], alpha=shade, label=name)
-        scale = np.nanmax([np.nan_to_num(layer.scale[rows[-1]]) for layer in found.layers.values()])
+        scales = scale_of(found)[: rows[-1] % len(found.step) + 1]
+        scale = next((scale for scale in scales[::-1] if scale), 0.0)
         if scale > 0:
             twin = axes.twinx()
             chance = np.asarray(hazard.probability(10.0**middles, scale))
-            twin.plot(middles, chance, color=COLOURS[2], lw=1.2, label="p(w)")
-            twin.set(ylim=(0, 1.02), ylabel="p")
+            twin.plot(middles, chance, color=COLOURS[2], lw=1.2)
+            twin.set(ylim=(0, 1.02), ylabel="chance of zeroing")
+            twin.yaxis.label.set_color(COLOURS[2])
             twin.spines["right"].set_visible(True)
         seen = np.flatnonzero(total[list(rows)].sum(0))
         axes.set_xlim(float(EDGES[seen[0]]), float(EDGES[seen[-1] + 1]))
@@ -185,7 +198,7 @@ def plot_nodes_kept(runs: Runs) -> "Figure":
         x = at + (n - (len(runs) - 1) / 2) * width
         axes.bar(x, mean, 0.92 * width, color=colour, label=label)
         axes.vlines(x, low, high, color=INK, lw=1)
-    axes.set_xticks(at, [_short(group) for group in groups])
+    axes.set_xticks(at, [short(group) for group in groups])
     finish(axes, "Nodes kept", "", "nodes")
     return figure
 
@@ -201,8 +214,8 @@ def plot_sides(runs: Runs) -> "Figure":
     """
     _known_groups(runs)
     figure, (ratio, lag) = panels_of(8.6, 3.3, 2)
-    curves(ratio, runs, lambda r: _over(_sum(r, "both"), _sum(r, "either")))
-    curves(lag, runs, _mean_lag)
+    curves(ratio, runs, lambda r: over(_sum(r, "both"), _sum(r, "either")))
+    curves(lag, runs, mean_lag)
     finish(ratio, "Nodes dead on both sides, of the dead", "step", "fraction", ylim=(-0.02, 1.02))
     finish(lag, "Steps between the deaths of the sides", "step", "steps", legend=False)
     return figure
@@ -222,7 +235,7 @@ def plot_revivals(runs: Runs) -> "Figure":
     def rate(found: Recording) -> np.ndarray:
         revived = sum(np.asarray(layer.revived) for layer in found.layers.values())
         before = np.concatenate([[0], _zeros(found)[:-1]])
-        return _over(np.asarray(revived), before)
+        return over(np.asarray(revived), before)
 
     curves(axes, runs, rate)
     axes.set_yscale("symlog", linthresh=1e-6)
@@ -245,7 +258,7 @@ def plot_norms(runs: Runs, *, row: int = -1) -> "Figure":
     for axes, (label, (found, *_)) in zip(panels, runs.items(), strict=True):
         for colour, group in zip(COLOURS[1:], groups, strict=False):
             x, y = found.groups[group].norm_in[row], found.groups[group].norm_out[row]
-            axes.plot(x, y, ".", color=colour, ms=5, alpha=0.6, label=_short(group), mew=0)
+            axes.plot(x, y, ".", color=colour, ms=5, alpha=0.6, label=short(group), mew=0)
         axes.set(xlim=(-0.02 * axes.get_xlim()[1], None), ylim=(-0.02 * axes.get_ylim()[1], None))
         finish(axes, label, "norm of inputs", "norm of outputs")
     return figure
@@ -274,23 +287,8 @@ def _sum(found: Recording, field: str) -> np.ndarray:
     return np.sum([getattr(group, field) for group in found.groups.values()], axis=0)
 
 
-def _mean_lag(found: Recording) -> np.ndarray:
-    """Average over the nodes dead on both sides, whichever group they are of."""
-    counts = [np.asarray(group.both) for group in found.groups.values()]
-    lags = [np.nan_to_num(group.lag) for group in found.groups.values()]
-    return _over(np.sum([n * lag for n, lag in zip(counts, lags, strict=True)], 0), sum(counts))
-
-
-def _over(part: np.ndarray, whole: Any) -> np.ndarray:
-    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
-
-
 def _units(found: Recording, group: str) -> int:
     return found.groups[group].since.shape[1]
-
-
-def _short(group: str) -> str:
-    return group.rpartition(":")[0].removeprefix("params/").removesuffix("/kernel")
 
 
 def _known_groups(runs: Runs) -> dict[str, Group]:
