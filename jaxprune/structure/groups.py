@@ -142,8 +142,8 @@ def _alike(rows: np.ndarray) -> list[tuple[np.ndarray, list[tuple[int, np.ndarra
 
 def _parts(rows: np.ndarray, kind: np.ndarray) -> list[np.ndarray]:
     """Split rows by their kind, 0 first; each part keeps its order."""
-    order = np.argsort(kind, kind="stable")
-    return np.split(rows[order], np.cumsum(np.bincount(kind))[:-1])
+    order, ends = np.argsort(kind, kind="stable"), np.cumsum(np.bincount(kind))
+    return np.split(rows[order], ends)[: len(ends)]
 
 
 def _units(rows: np.ndarray, axis: int, units: int) -> np.ndarray:
