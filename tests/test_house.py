@@ -36,7 +36,7 @@ LAYERS = (
     {"dynamics", "cropping"},
     {"recordings", "_drawing"},
     # Ring 4: touch the world.
-    {"checkpoint", "report", "pictures", "_threshold"},
+    {"checkpoint", "report", "pictures", "curvature_pictures", "_threshold"},
     {"_rounds", "compact"},
     {"procedures"},
     # The facades.
@@ -51,6 +51,7 @@ EXTRAS = {
     "compact": {"orbax"},
     "report": {"matplotlib"},
     "_drawing": {"matplotlib"},
+    "pictures": {"matplotlib"},
 }
 """What a module may import beyond the core."""
 
