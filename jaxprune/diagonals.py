@@ -33,6 +33,7 @@ def hutchinson_diagonal(
     *,
     probes: int = 32,
     chunk: int = 1,
+    unroll: int = 1,
     draw: Callable[..., Array] = jax.random.rademacher,
 ) -> Estimate:
     """Estimate the diagonal of a matrix as the mean of `v * (A v)` over random vectors v.
@@ -46,6 +47,8 @@ def hutchinson_diagonal(
         key: PRNG key.
         probes: number of vectors.
         chunk: how many of them at a time, by `vmap`; it must divide `probes`.
+        unroll: chunks a turn of the loop, as in `jax.lax.scan`; with as many as there are it is no
+            loop, which compiles longer, but XLA runs convolutions in loops slowly on a CPU.
         draw: `draw(key, shape, dtype)`, with independent entries of mean 0 and variance 1:
             `jax.random.rademacher` or `jax.random.normal`.
 
@@ -91,7 +94,8 @@ def hutchinson_diagonal(
 
     zeros = jax.tree.map(jnp.zeros_like, like)
     keys = jax.random.split(key, (probes // chunk, chunk))
-    (_, mean, squares), _ = lax.scan(merge, (jnp.float32(0), zeros, zeros), keys)
+    start = jnp.float32(0), zeros, zeros
+    (_, mean, squares), _ = lax.scan(merge, start, keys, unroll=unroll)
     scale = probes * (probes - 1) or jnp.nan
     return Estimate(mean, jax.tree.map(lambda s: jnp.sqrt(s / scale), squares))
 

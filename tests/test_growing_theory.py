@@ -214,3 +214,58 @@ def test_off_a_quadratic_the_predictions_err_less_the_smaller_the_increment():
     shrinks = errors[1:] / errors[:-1]
     assert np.all(errors[0] < [0.5, 0.7]) and np.all((shrinks > 0.05) & (shrinks < 0.2))
     assert np.all(errors[:, 0] < errors[:, 1])
+
+
+X = np.random.default_rng(1).normal(size=(40, 3))
+Y = np.sin(X @ np.array([1.0, -2.0, 0.5]))
+
+
+def network(flat):
+    """Mean squared error of a small tanh network, with weight decay that makes minima definite."""
+    kernel, bias, output = flat[:12].reshape(3, 4), flat[12:16], flat[16:]
+    return jnp.mean((jnp.tanh(X @ kernel + bias) @ output - Y) ** 2) + 0.005 * jnp.sum(flat**2)
+
+
+@jax.jit
+def settled(flat, strength, on):
+    """Return the nearest minimum under a penalty, by Newton's method from near it."""
+
+    def penalised(w):
+        return network(w) + strength / 2 * jnp.sum(on * w**2)
+
+    def step(w, _):
+        return w - jnp.linalg.solve(jax.hessian(penalised)(w), jax.grad(penalised)(w)), None
+
+    flat, _ = jax.lax.scan(step, flat, length=8)
+    return flat, jnp.linalg.norm(jax.grad(penalised)(flat))
+
+
+@jax.jit
+def learned():
+    """Return a minimum of the network: Adam, then Newton's method."""
+    tx, start = optax.adam(0.02), jax.random.normal(jax.random.key(0), (20,), jnp.float64)
+
+    def step(carry, _):
+        updates, state = tx.update(jax.grad(network)(carry[0]), carry[1])
+        return (optax.apply_updates(carry[0], updates), state), None
+
+    return jax.lax.scan(step, (start, tx.init(start)), length=3000)[0][0]
+
+
+def test_a_trained_network_follows_the_prediction_of_its_hessian_vector_products():
+    best, slope = settled(learned(), 0.0, 1.0)
+    assert slope < 1e-10 and network(best) < 0.2  # trained, against a variance of one half
+    product = jax.jit(partial(curvature.hvp, network, best))
+    solve = jax.jit(partial(krylov.solve, product, tolerance=1e-12, max_steps=200))
+    doomed = np.zeros(20)
+    doomed[[0, 4, 8, 12, 16]] = 1  # one hidden node: its inputs, its bias, its output
+    errors = []
+    for strength in (1e-3, 1e-4):
+        everywhere, _ = settled(best, strength, 1.0)
+        guess = best - strength * solve(best).value
+        here, _ = settled(best, strength, doomed)
+        partly = best - strength * solve(doomed * best).value  # only the doomed are pulled
+        pairs = [(guess, everywhere), (partly, here)]
+        errors.append([jnp.linalg.norm(g - t) / jnp.linalg.norm(t - best) for g, t in pairs])
+    errors = np.array(errors)
+    assert np.all(errors[1] < 0.05) and np.all(errors[1] / errors[0] < 0.2)

@@ -1,0 +1,200 @@
+"""Growing regularisation against its controls: stages that any network can go through.
+
+A base is trained once; what shall go is pushed to zero by a growing penalty, removed, and the rest
+is fine-tuned. The controls remove at one stroke, with as many steps of plain training before or
+after as the pushing takes, or push by the full penalty at once, or train from scratch.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments.config import Config, Finished, keep_zeros
+from experiments.train import State
+from jaxprune import growing, masks
+from jaxprune._tree import map_named, named_leaves
+from jaxprune.growing import Growth
+
+__all__ = ["Layers", "all_leaves", "comparison", "momentum"]
+
+Layers = tuple[tuple[str, float | None], ...]
+"""(pattern of the path, ratio) of the layers that lose filters; `None`: the sparsity asked for."""
+
+
+def momentum(
+    config: Config, steps: int, decays: tuple[float, ...] = (), weight_decay: float = 5e-4
+) -> optax.GradientTransformation:
+    """Return momentum SGD with coupled weight decay, as the authors use it.
+
+    Args:
+        config: says the first learning rate.
+        steps: updates in the whole run.
+        decays: fractions of the run at which the learning rate falls tenfold.
+        weight_decay: on all params.
+
+    Returns:
+        The optimizer of a config.
+    """
+    rate = optax.piecewise_constant_schedule(
+        config.learning_rate, {int(part * steps): 0.1 for part in decays}
+    )
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=0.9))
+
+
+def all_leaves(path: str, leaf: jax.Array) -> bool:
+    """Choose every leaf: a removed filter takes its bias, scale and shift along.
+
+    Args:
+        path: unused.
+        leaf: unused.
+
+    Returns:
+        `True`.
+    """
+    del path, leaf
+    return True
+
+
+def comparison(
+    base: Config,
+    layers: Layers,
+    pushing: Mapping[str, Any],
+    tuning: Mapping[str, Any],
+    growths: Mapping[str, Growth],
+    *,
+    inputs: tuple[tuple[int, int, int], int],
+) -> Config:
+    """Return the whole experiment: GReg beside its controls.
+
+    Args:
+        base: how the network is trained that all begin with.
+        layers: which layers lose filters.
+        pushing: fields of the penalty's stage, such as its epochs and learning rate; its optimizer
+            must be one that the whole run keeps constant.
+        tuning: fields of the fine-tuning, likewise, with its sparsities.
+        growths: name of the method -> schedule of its penalty.
+        inputs: shape of an image and number of classes, for the control from scratch.
+
+    Returns:
+        The config of the last stage.
+    """
+    base = dataclasses.replace(base, stage="base", sparsities=(0.0,))
+    longer = dataclasses.replace(base, after=base, stage="longer", **pushing)
+    pushed = dataclasses.replace(
+        longer,
+        stage="pushed",
+        sparsities=tuning["sparsities"],
+        optimizer=_aside,
+        examine=_growth,
+        variants={
+            name: {"pruner": partial(_pushed, layers=layers, growth=growth)}
+            for name, growth in growths.items()
+        },
+    )
+    stroke = partial(_at_one_stroke, layers=layers)
+    more = tuning["epochs"] + pushing["epochs"]
+    return dataclasses.replace(
+        base,
+        stage="trainings",
+        after=base,
+        begin=stroke,
+        pruner=keep_zeros,
+        where=all_leaves,
+        variants={
+            "one-shot": {},
+            "one-shot, trained longer before": {"after": longer},
+            "one-shot, tuned longer after": {"epochs": more},
+            "from scratch": {
+                "begin": partial(_from_scratch, layers=layers, inputs=inputs),
+                **{name: getattr(base, name) for name in ("epochs", "learning_rate", "optimizer")},
+            },
+            **{name: {"after": pushed, "begin": _removed} for name in growths},
+        },
+        **tuning,
+    )
+
+
+def _aside(config: Config, steps: int) -> optax.GradientTransformation:
+    """Return nothing: the pruner's chain has the optimizer in its midst."""
+    del config, steps
+    return optax.identity()
+
+
+def _penalty(layers: Layers, sparsity: float, growth: Growth) -> optax.GradientTransformation:
+    ratios = {pattern: sparsity if ratio is None else ratio for pattern, ratio in layers}
+    return growing.add_growing_penalty(ratios, growth)
+
+
+def _pushed(
+    config: Config, steps: int, sparsity: float, key: jax.Array, *, layers: Layers, growth: Growth
+) -> optax.GradientTransformation:
+    del key
+    return optax.chain(_penalty(layers, sparsity, growth), momentum(config, steps))
+
+
+def _removed(config: Config, sparsity: float, key: jax.Array, state: State) -> tuple[Any, Any]:
+    """Remove what has been pushed, which must have come to its end."""
+    del config, key
+    seen = growing.read(state.opt_state, state.params)
+    if seen.phase != growing.DONE:
+        raise ValueError(
+            f"The penalty of sparsity {sparsity} is in phase {seen.phase} after {state.step} steps;"
+            " give the pushing more epochs, or a schedule that ends earlier."
+        )
+    return _without(state.params, seen.masks), state.stats
+
+
+def _at_one_stroke(
+    config: Config, sparsity: float, key: jax.Array, state: State, *, layers: Layers
+) -> tuple[Any, Any]:
+    del config, key
+    return _without(state.params, _smallest(state.params, sparsity, layers)), state.stats
+
+
+def _from_scratch(
+    config: Config,
+    sparsity: float,
+    key: jax.Array,
+    state: State,
+    *,
+    layers: Layers,
+    inputs: tuple[tuple[int, int, int], int],
+) -> tuple[Any, Any]:
+    """Begin anew with the widths that the others have: which filters go is no matter."""
+    params, stats = config.model(*inputs).init(key)
+    # What is 0 stays 0, so biases begin a hair off it.
+    params = jax.tree.map(lambda leaf: jnp.where(leaf == 0, 1e-8, leaf), params)
+    return _without(params, _smallest(state.params, sparsity, layers)), stats
+
+
+def _smallest(params: Any, sparsity: float, layers: Layers) -> Any:
+    """Return the masks of one-shot pruning: GReg-1's set before its first step."""
+    return growing.read(_penalty(layers, sparsity, Growth()).init(params), params).masks
+
+
+def _without(params: Any, kept: Any) -> Any:
+    """Remove filters with all that is theirs: bias, and scale and shift of the norm behind."""
+    gone = {name: mask for name, mask in named_leaves(kept) if mask.ndim}
+    own = {}
+    for name, mask in gone.items():
+        units = mask.all(axis=tuple(range(mask.ndim - 1)))
+        place = name.removesuffix("kernel")
+        norm = place.replace("conv", "norm")
+        own |= {name: mask, f"{place}bias": units, f"{norm}bias": units, f"{norm}scale": units}
+    whole = map_named(lambda name, leaf: own.get(name, jnp.array(True)), params)
+    return masks.apply(params, whole)
+
+
+def _growth(finished: Finished) -> dict[str, float]:
+    """Return how the pick agrees with one-shot L1, and how far apart kept and doomed have come."""
+    layers = growing.read(finished.state.opt_state, finished.state.params).layers
+    return {
+        f"{what} {name.removesuffix('/kernel')}": float(getattr(layer, what))
+        for name, layer in layers.items()
+        for what in ("overlap", "spread", "ratio")
+    }
