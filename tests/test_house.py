@@ -50,6 +50,7 @@ EXTRAS = {
     "checkpoint": {"orbax"},
     "compact": {"orbax"},
     "report": {"matplotlib"},
+    "curvature_pictures": {"matplotlib"},
     "_drawing": {"matplotlib"},
     "pictures": {"matplotlib"},
 }
