@@ -1,6 +1,8 @@
 """Runs whose dynamics are recorded: pruners inside a recorder, and what is drawn of it."""
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import examine
 from experiments.config import Config, Finished, gradually
-from jaxprune import pictures, recordings, removal, schedules, structure
+from experiments.models import Network
+from jaxprune import counts, penalties, pictures, recordings, removal, schedules, structure
+from jaxprune._tree import named_leaves as named
 from jaxprune._types import Schedule
 from jaxprune.calibration import calibrated
 from jaxprune.dynamics import Recording, record_dynamics
 from jaxprune.stochastic import Window, zero_stochastically
 
-__all__ = ["by_magnitude", "heavy_ball", "nodes_left", "sampled", "until"]
+__all__ = [
+    "by_magnitude",
+    "cells_and_nodes",
+    "comparison",
+    "heavy_ball",
+    "nodes_left",
+    "sampled",
+    "sensitivities_and_nodes",
+    "until",
+]
 
-_SHAPES = {"mnist": (28, 28, 1), "digits": (8, 8, 1)}
+_DIGITS = ((8, 8, 1), 10)
 _ROWS = 100
 
 
@@ -51,7 +65,12 @@ def until(penalty: Callable[[Schedule], Any], strength: float, step: int) -> Any
 
 
 def sampled(
-    config: Config, steps: int, sparsity: float, key: jax.Array
+    config: Config,
+    steps: int,
+    sparsity: float,
+    key: jax.Array,
+    *,
+    inputs: tuple[tuple[int, int, int], int] = _DIGITS,
 ) -> optax.GradientTransformationExtraArgs:
     """Return stochastic zeroing at the scale that gives the sparsity of a cubic ramp, recorded.
 
@@ -62,6 +81,7 @@ def sampled(
         steps: updates in the whole run.
         sparsity: expected fraction of zeros in the end, in (0, 1].
         key: for the draws.
+        inputs: shape of an image, and classes, for the nodes of the network.
 
     Returns:
         The pruner, which comes last in the chain.
@@ -70,11 +90,16 @@ def sampled(
     ramp = schedules.polynomial_sparsity(sparsity, begin=begin, end=end)
     window = Window(begin=begin, end=(end + steps) // 2)
     pruner = zero_stochastically(key, calibrated(ramp), window=window, where=config.where)
-    return _recorded(config, steps, pruner)
+    return _recorded(config, steps, pruner, inputs)
 
 
 def by_magnitude(
-    config: Config, steps: int, sparsity: float, key: jax.Array
+    config: Config,
+    steps: int,
+    sparsity: float,
+    key: jax.Array,
+    *,
+    inputs: tuple[tuple[int, int, int], int] = _DIGITS,
 ) -> optax.GradientTransformationExtraArgs:
     """Return the config's gradual pruner, which removes exactly as much for good, recorded.
 
@@ -83,11 +108,50 @@ def by_magnitude(
         steps: updates in the whole run.
         sparsity: fraction removed in the end, in (0, 1].
         key: for scores that draw.
+        inputs: shape of an image, and classes, for the nodes of the network.
 
     Returns:
         The pruner, which comes last in the chain.
     """
-    return _recorded(config, steps, gradually(config, steps, sparsity, key))
+    return _recorded(config, steps, gradually(config, steps, sparsity, key), inputs)
+
+
+def comparison(
+    base: Config,
+    *,
+    l1: float,
+    l2: float,
+    step: int,
+    inputs: tuple[tuple[int, int, int], int],
+) -> Config:
+    """Return a config with its controls: no penalty, L1 and L2, each sampled, by magnitude, dense.
+
+    Args:
+        base: of one training, with the sparsities of those that are pruned.
+        l1: strength of the L1 penalty.
+        l2: strength of the L2 penalty.
+        step: the first one without a penalty.
+        inputs: shape of an image, and classes.
+
+    Returns:
+        The config, with nine variants.
+    """
+    penalties_ = {
+        "none": {},
+        "L2": {"penalty": partial(until, penalties.add_l2_penalty, l2, step)},
+        "L1": {"penalty": partial(until, penalties.add_l1_penalty, l1, step)},
+    }
+    ways = {
+        ", sampled": {"pruner": partial(sampled, inputs=inputs)},
+        "": {"sparsities": (0.0,)},
+        ", by magnitude": {"pruner": partial(by_magnitude, inputs=inputs)},
+    }
+    variants = {
+        name + way: {**penalty, **change}
+        for way, change in ways.items()
+        for name, penalty in penalties_.items()
+    }
+    return dataclasses.replace(base, variants=variants)
 
 
 def nodes_left(finished: Finished) -> dict[str, float]:
@@ -97,41 +161,104 @@ def nodes_left(finished: Finished) -> dict[str, float]:
     pictures of all trainings that are finished go into `pictures` beside `trainings`.
 
     Args:
-        finished: a training of a network without statistics.
+        finished: a training.
 
     Returns:
-        Inputs with any weight, nodes kept in each hidden layer and over all, and
+        `nodes` kept (channels and filters are nodes) and those of each group, `inputs` with any
+        weight where the first layer is dense, multiply-adds an image before and after, and
         `max_difference`, the largest between masked and smaller logits on a hundred test images.
     """
-    params, stats = finished.state.params, finished.state.stats
+    state, network = finished.state, finished.network
+    tree = {"params": state.params, "stats": state.stats}
     images = jnp.asarray(finished.dataset.test.images[:100])
-    plan = structure.plan(lambda p, x: finished.network.apply(p, stats, x), params, images)
-    left = removal.remove(plan, params, images)
-    kept = {name.rpartition("/")[0]: int(keep.sum()) for name, keep in left.keep.items()}
-    first = np.asarray(jax.tree.leaves(params)[1])
+    plan = structure.plan(_with_stats(network), tree, images)
+    left = removal.remove(plan, tree, images)
+    kept = {_bare(name).rpartition("/")[0]: int(k.sum()) for name, k in left.keep.items()}
     try:
-        found = recordings.read(finished.state.opt_state)
+        found = recordings.read(state.opt_state)
     except ValueError:  # the dense control has no pruner to record
         found = None
     if found is not None:
         recordings.save(found, finished.directory / "dynamics.npz")
         recordings.save(found, finished.directory / "dynamics.csv")
         _draw(finished.directory.parent)
-    inputs = float((first != 0).any(axis=-1).sum())
-    nodes = {f"nodes_{name}": float(count) for name, count in kept.items()}
-    total = float(sum(kept.values()))
-    return {"inputs": inputs, **nodes, "nodes": total, "max_difference": left.gap}
+    macs = [
+        counts.total(counts.layers(fn, params, images[:1])).macs
+        for fn, params in ((plan.function, tree), (left.function, left.params))
+    ]
+    figures = {f"nodes_{name}": float(count) for name, count in kept.items()} | {
+        "nodes": float(sum(kept.values())),
+        "macs_dense": float(macs[0]),
+        "macs": float(macs[1]),
+        "max_difference": left.gap,
+    }
+    first = next(iter(left.keep)).rpartition(":")[0]
+    kernel = np.asarray(dict(named(tree))[first])
+    return figures | ({"inputs": float(kernel.any(1).sum())} if kernel.ndim == 2 else {})
+
+
+def cells_and_nodes(finished: Finished) -> dict[str, float]:
+    """Return Dice and AP50 beside the nodes left.
+
+    Args:
+        finished: a training on instances.
+
+    Returns:
+        The figures of `examine.cells_found` and of `nodes_left`.
+    """
+    return {**examine.cells_found(finished), **nodes_left(finished)}
+
+
+def sensitivities_and_nodes(finished: Finished) -> dict[str, float]:
+    """Return the sensitivity of each class beside the nodes left.
+
+    Args:
+        finished: a training of a classifier.
+
+    Returns:
+        The figures of `examine.sensitivities` and of `nodes_left`.
+    """
+    return {**examine.sensitivities(finished), **nodes_left(finished)}
+
+
+def _with_stats(network: Network) -> Callable[..., jax.Array]:
+    return lambda tree, images: network.apply(tree["params"], tree["stats"], images)
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("params/")
 
 
 def _recorded(
-    config: Config, steps: int, pruner: optax.GradientTransformation
+    config: Config,
+    steps: int,
+    pruner: optax.GradientTransformation,
+    inputs: tuple[tuple[int, int, int], int],
 ) -> optax.GradientTransformationExtraArgs:
-    network = config.model(_SHAPES[config.data], 10)
+    network = config.model(*inputs)
     params, stats = jax.eval_shape(network.init, jax.random.key(0))
-    image = jnp.zeros((1, *_SHAPES[config.data]))
-    plan = structure.plan(lambda p, x: network.apply(p, stats, x), params, image)
+    tree, image = {"params": params, "stats": stats}, jnp.zeros((1, *inputs[0]))
+    plan = structure.plan(_with_stats(network), tree, image)
     every = max(1, steps // _ROWS)
-    return record_dynamics(pruner, capacity=_ROWS + 1, every=every, plan=plan, where=config.where)
+    return record_dynamics(
+        pruner, capacity=_ROWS + 1, every=every, plan=_of_params(plan), where=config.where
+    )
+
+
+def _of_params(plan: structure.Plan) -> structure.Plan:
+    """Leave the running statistics out: the optimizer sees params only."""
+
+    def bare(group: structure.Group) -> structure.Group:
+        members = [m._replace(leaf=_bare(m.leaf)) for m in group.members if _is_param(m.leaf)]
+        return group._replace(name=_bare(group.name), members=tuple(members))
+
+    groups = {_bare(name): bare(group) for name, group in plan.groups.items()}
+    shapes = {_bare(name): shape for name, shape in plan.shapes.items() if _is_param(name)}
+    return dataclasses.replace(plan, groups=groups, shapes=shapes)
+
+
+def _is_param(name: str) -> bool:
+    return name.startswith("params/")
 
 
 def _draw(trainings: Path) -> None:

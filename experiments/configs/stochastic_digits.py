@@ -18,18 +18,18 @@ __all__ = ["config"]
 config = Config(
     model=lenet300,
     data="digits",
-    epochs=300,
+    epochs=150,
     batch=64,
     learning_rate=0.05,
     optimizer=watched.heavy_ball,
     pruner=watched.sampled,
     examine=watched.nodes_left,
     sparsities=(0.9,),
-    prune_from=0.1,
-    prune_until=0.5,
+    prune_from=0.03,
+    prune_until=0.15,
     variants={
         "none": {},
-        "L1": {"penalty": partial(penalties.add_l1_penalty, 1e-4)},
-        "L2": {"penalty": partial(penalties.add_l2_penalty, 2e-3)},
+        "L1": {"penalty": partial(penalties.add_l1_penalty, 2e-4)},
+        "L2": {"penalty": partial(penalties.add_l2_penalty, 6e-3)},
     },
 )
