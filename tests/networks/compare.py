@@ -38,26 +38,46 @@ def masked(plan, params, keep):
 def gap(plan, params, keep, *args):
     """Return the relative gap of the values, masked against smaller."""
     small_fn, small_params = structure.shrink(plan, params, keep)
-    wide, state = _split(quick(plan.fn)(masked(plan, params, keep), *args))
-    small, small_state = _split(quick(small_fn)(small_params, *args))
-    assert _varies(wide), "the network is numb: nothing can be learned from its outputs"
-    state = structure.shrink_state(plan, state, keep)
-    return _gap([wide, state], [small, small_state])
+
+    def both(wide, small, *args):
+        return plan.fn(wide, *args), small_fn(small, *args)
+
+    wide, small = map(_split, quick(both)(masked(plan, params, keep), small_params, *args))
+    return _value_gap(plan, keep, wide, small)
 
 
-def gradient_gap(plan, params, keep, *args):
-    """Return the relative gap of the gradients at what is left."""
+def gaps(plan, params, keep, *args, eager=False):
+    """Return the relative gaps of the values and of the gradients, at what is left.
+
+    Args:
+        eager: run the equations one by one, which compiles a net of many like layers sooner.
+    """
     small_fn, small_params = structure.shrink(plan, params, keep)
-    wide = _gradient(plan.fn, masked(plan, params, keep), args)
-    return _gap(structure.shrink_state(plan, wide, keep), _gradient(small_fn, small_params, args))
+
+    def both(wide, small, *args):
+        return _slope(plan.fn, wide, args), _slope(small_fn, small, args)
+
+    run = both if eager else quick(both)
+    wide, small = run(masked(plan, params, keep), small_params, *args)
+    (_, wide_values), wide_slope = wide
+    (_, small_values), small_slope = small
+    between = _gap(structure.shrink_state(plan, wide_slope, keep), small_slope)
+    return _value_gap(plan, keep, wide_values, small_values), between
 
 
-def _gradient(fn, params, args):
-    def loss(params, *args):
-        outputs, _ = _split(fn(params, *args))
-        return jnp.sum(jnp.cos(jnp.arange(outputs.size)).reshape(outputs.shape) * outputs)
+def _slope(fn, params, args):
+    def loss(params):
+        outputs, state = _split(fn(params, *args))
+        weights = jnp.cos(jnp.arange(outputs.size)).reshape(outputs.shape)
+        return jnp.sum(weights * outputs), (outputs, state)
 
-    return quick(jax.grad(loss))(params, *args)
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def _value_gap(plan, keep, wide, small):
+    assert _varies(wide[0]), "the network is numb: nothing can be learned from its outputs"
+    state = structure.shrink_state(plan, wide[1], keep)
+    return _gap([wide[0], state], list(small))
 
 
 def quick(fn):
