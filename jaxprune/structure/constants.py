@@ -98,9 +98,8 @@ def _known(answer: float) -> float:
 
 
 def _partly_known(name: str, operands: np.ndarray) -> float:
-    known = operands[~np.isnan(operands)]
     if name in {"mul", "and"}:
-        return 0.0 if np.any(known == 0) and np.all(np.isfinite(known)) else np.nan
+        return 0.0 if np.any(operands == 0) else np.nan
     if name == "div":
         return 0.0 if operands[0] == 0 else np.nan
     if name == "select_n":
