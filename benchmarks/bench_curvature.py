@@ -67,7 +67,7 @@ def test_a_product_against_a_gradient(benchmark, problem):
         f"{PROBES} products": (jax.jit(products), vector, x),
         f"diagonal by {PROBES} probes": (jax.jit(probed), keyed, x),
     }
-    take_turns(benchmark, steps, rounds=15)
+    take_turns(benchmark, steps, rounds=9)
     base = temporaries(*steps["bare"])
     for name, step in steps.items():
         benchmark.extra_info[name]["temporaries / gradient's"] = temporaries(*step) / base
@@ -99,7 +99,7 @@ def test_a_step_under_a_growing_penalty(benchmark, problem):
         "an update at every step, filters": grow(always, granularity=filters()),
     }
     steps = {name: step_of(made, penalty) for name, penalty in penalties.items()}
-    take_turns(benchmark, steps, rounds=80)
+    take_turns(benchmark, steps, rounds=50)
 
 
 def test_a_step_under_the_growing_regularizer_of_torch_pruning(benchmark):
@@ -128,4 +128,4 @@ def test_a_step_under_the_growing_regularizer_of_torch_pruning(benchmark):
         "bare": (partial(one, False), jnp.zeros(()), x),
         "regularize at every step": (partial(one, True), jnp.zeros(()), x),
     }
-    take_turns(benchmark, steps, rounds=80)
+    take_turns(benchmark, steps, rounds=50)
