@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,11 @@ def comparison(
         "": {"sparsities": (0.0,)},
         ", by magnitude": {"pruner": partial(by_magnitude, inputs=inputs)},
     }
+    first = [("L2", ", sampled"), ("none", "")]
     variants = {
-        name + way: {**penalty, **change}
-        for way, change in ways.items()
-        for name, penalty in penalties_.items()
+        name + way: {**penalties_[name], **ways[way]}
+        # The claim and its control come first.
+        for name, way in sorted(product(penalties_, ways), key=lambda pair: pair not in first)
     }
     return dataclasses.replace(base, variants=variants)
 
@@ -265,7 +267,8 @@ def _draw(trainings: Path) -> None:
     runs: dict[str, list[Recording]] = {}
     files = sorted(trainings.glob("*/dynamics.npz"))
     for file in sorted(files, key=lambda file: not file.parent.name.startswith("none")):
-        label = file.parent.name.rsplit("-", 2)[0].replace("-", " ")
+        first, *rest = file.parent.name.rsplit("-", 2)[0].split("-")
+        label = " ".join([first if first == "none" else first.upper(), *rest])
         runs.setdefault(label, []).append(recordings.load(file))
     folder = trainings.parent / "pictures"
     folder.mkdir(exist_ok=True)

@@ -25,6 +25,7 @@ config = Config(
     pruner=watched.sampled,
     examine=watched.nodes_left,
     sparsities=(0.9,),
+    seeds=(0, 1, 2),
     prune_from=0.03,
     prune_until=0.15,
     variants={

@@ -1,0 +1,57 @@
+"""A run whose dynamics are recorded leaves pictures, a table, and a smaller network that agrees."""
+
+import csv
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from experiments import configs, run, watched
+from experiments.place import Place
+from jaxprune import penalties, recordings
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    preset = configs.find("stochastic_digits")
+    config = dataclasses.replace(
+        preset, epochs=4, seeds=(0,), variants={"L2": preset.variants["L2"]}
+    )
+    out = tmp_path_factory.mktemp("watched")
+    run.run("stochastic_digits", config, Place(out=out))
+    return out
+
+
+def test_the_dead_node_picture_is_drawn(out):
+    drawn = {file.name for file in (out / "pictures").glob("*.png")}
+    assert {"deaths.png", "nodes_against_weights.png", "norms.png"} <= drawn and len(drawn) == 8
+
+
+def test_the_recording_is_kept_as_a_table_and_whole(out):
+    found = recordings.load(out / "trainings" / "l2-0.9-0" / "dynamics.npz")
+    assert set(found.layers) == {"hidden_1/kernel", "hidden_2/kernel", "output/kernel"}
+    assert set(found.groups) == {"hidden_1/kernel:1", "hidden_2/kernel:1"}
+    with (out / "trainings" / "l2-0.9-0" / "dynamics.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3 * len(found.step)
+
+
+def test_the_smaller_network_is_counted_and_agrees(out):
+    (training,) = json.loads((out / "results.json").read_text())["trainings"]
+    assert training["max_difference"] < 1e-4 and training["macs"] <= training["macs_dense"]
+    assert training["nodes"] == training["nodes_hidden_1"] + training["nodes_hidden_2"] <= 400
+
+
+def test_a_comparison_has_each_penalty_sampled_by_magnitude_and_dense():
+    config = configs.find("stochastic_vgg16")
+    assert len(config.variants) == 9 and config.variants["L2"]["sparsities"] == (0.0,)
+
+
+def test_a_penalty_ends_at_its_step():
+    tx = watched.until(penalties.add_l2_penalty, 0.5, 2)
+    params = {"kernel": jax.numpy.ones((2, 2))}
+    state, pulls = tx.init(params), []
+    for _ in range(4):
+        updates, state = tx.update(jax.tree.map(jax.numpy.zeros_like, params), state, params)
+        pulls.append(float(updates["kernel"][0, 0]))
+    assert pulls == [0.5, 0.5, 0.0, 0.0]
