@@ -77,6 +77,8 @@ class Graph:
         uses: the order in which axes (by their first slot) first met an equation.
         summed: the axes (by their first slot) that a product sums over.
         deriving: whether the walk is inside the derivative of a `jax.custom_jvp`.
+        derivatives: those traced so far, by the identity of their equation: JAX shares it between
+            calls of one shape.
     """
 
     def __init__(self, rules: dict[str, Rule]):
@@ -87,6 +89,7 @@ class Graph:
         self.uses: dict[int, int] = {}
         self.summed: set[int] = set()
         self.deriving = False
+        self.derivatives: dict[int, Any] = {}
         self._size = 0
         self._parent = np.zeros(0, np.int64)
         self._rank = np.zeros(0, np.int64)  # 0 = free, else the class is pinned

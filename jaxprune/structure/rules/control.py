@@ -37,7 +37,10 @@ def _custom_jvp(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
     """Walk the function, and its derivative as it was defined."""
     primal = graph.run(eqn.params["call_jaxpr"], ins)
     graph.keep(primal)
-    derivative = None if graph.deriving else _jvp_jaxpr(eqn)
+    known = graph.derivatives
+    if not graph.deriving and id(eqn) not in known:
+        known[id(eqn)] = _jvp_jaxpr(eqn)
+    derivative = None if graph.deriving else known[id(eqn)]
     if derivative is None:
         return primal.outs
     graph.deriving = True  # the derivative calls the function: its derivative is this one again
