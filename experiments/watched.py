@@ -166,8 +166,8 @@ def nodes_left(finished: Finished) -> dict[str, float]:
         finished: a training.
 
     Returns:
-        `nodes` kept (channels and filters are nodes) and those of each group, `inputs` with any
-        weight where the first layer is dense, multiply-adds an image before and after, and
+        `nodes` kept (channels and filters are nodes) and those of each group, `inputs_kept` that
+        have any weight if the first layer is dense, multiply-adds an image before and after, and
         `max_difference`, the largest between masked and smaller logits on a hundred test images.
     """
     state, network = finished.state, finished.network
@@ -196,7 +196,7 @@ def nodes_left(finished: Finished) -> dict[str, float]:
     }
     first = next(iter(left.keep)).rpartition(":")[0]
     kernel = np.asarray(dict(named(tree))[first])
-    return figures | ({"inputs": float(kernel.any(1).sum())} if kernel.ndim == 2 else {})
+    return figures | ({"inputs_kept": float(kernel.any(1).sum())} if kernel.ndim == 2 else {})
 
 
 def cells_and_nodes(finished: Finished) -> dict[str, float]:
