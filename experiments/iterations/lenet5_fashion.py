@@ -1,6 +1,8 @@
 """LeNet-5 (20 and 50 channels) on Fashion-MNIST at the authors' settings.
 
 python -m experiments.iterate lenet5_fashion --data-from DIR
+
+Has not been run: there is no figure to expect.
 """
 
 from experiments.iteration import METHODS, Iteration, everything

@@ -2,7 +2,7 @@
 
 python -m experiments.iterate lenet5_lossless --data-from DIR
 
-The bound is what the dense models reach on the held-out images after two epochs.
+Has not been run to its end. The bound is what a dense model reaches after two epochs.
 """
 
 from experiments.iteration import Iteration, everything, irrelevance
