@@ -4,10 +4,9 @@ python -m experiments.run stochastic_lenet300_short --data-from DIR
 
 Reduced to ten epochs. Each penalty ends with the draws, at 70 % of the run; the rest fine-tunes.
 
-Expected: a trial of the sampled L2 runs with a strength of 0.003 and of 0.005 (one seed each) had
-98.14 % and 98.08 % test accuracy and kept 248 and 213 of the 400 hidden nodes at 97 % of the
-weights removed. The grid itself has not been run to its end: 27 trainings of half a minute each on
-two free CPU cores.
+Expected: test accuracy 98.41 +- 0.05 % dense; with 97 % of the weights gone 98.07 +- 0.06 sampled
+without a penalty and 97.97 +- 0.06 with L2, which keep 345 +- 10 and 191 +- 7 of the 400 hidden
+nodes. The other six variants have not been run. 25 to 140 s a training on a busy core.
 """
 
 from experiments import watched
