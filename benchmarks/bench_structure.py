@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from jaxprune import counts, structure
-from tests.networks.convolutional import vgg
+from jaxprune.allocation import within_leaf
+from tests.networks.convolutional import _basic, _resnet, vgg
 from tests.networks.layers import LinenNet, linen
 
 CONFIGURATION_D = (
@@ -118,25 +119,79 @@ def test_planning_grows_linearly_with_depth():
     assert seconds[400] <= 1.3 * (400 / 50) * seconds[50]
 
 
-@pytest.mark.parametrize(("net", "size"), [(vgg16, 32), (unet, 32)])
-def test_latency_follows_the_multiply_adds(net, size):
+def resnet18(L, x):
+    return _resnet(L, x, _basic, (2, 2, 2, 2), (64, 128, 256, 512), "B")
+
+
+def mobilenet_v2(L, x):
+    x = nn.relu6(L.batch_norm(L.conv(x, 32)))
+    for width, depth, stride in ((16, 1, 1), (24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1)):
+        for i in range(depth):
+            wide = 6 * x.shape[-1]
+            y = nn.relu6(L.batch_norm(L.conv(x, wide, 1)))
+            y = L.conv(y, wide, stride=1 if i else stride, groups=wide)
+            y = L.batch_norm(L.conv(nn.relu6(L.batch_norm(y)), width, 1))
+            x = x + y if x.shape == y.shape else y
+    return L.dense(nn.relu6(L.conv(x, 640, 1)).mean((1, 2)), 10)
+
+
+def vit_small(L, x):
+    x = L.conv(x, 384, 4, stride=4, padding="VALID")
+    x = x.reshape(x.shape[0], -1, 384) + L.param((1, 64, 384))
+    for _ in range(4):
+        y = L.layer_norm(x)
+        x = x + L.attention(y, y, 6)
+        x = x + L.dense(nn.gelu(L.dense(L.layer_norm(x), 1536)), 384)
+    return L.dense(L.layer_norm(x).mean(1), 10)
+
+
+def of_widths(*widths):
+    return lambda L, x: unet(L, x, widths)
+
+
+TIMED = {
+    "VGG-16": (vgg16, 32, 1),
+    "VGG-16, images of 64": (vgg16, 64, 1),
+    "U-Net 64, 128, 256": (unet, 32, 1),
+    "U-Net 32, 64, 128": (of_widths(32, 64, 128), 32, 1),
+    "U-Net 32, 64, 128, round_to=8": (of_widths(32, 64, 128), 32, 8),
+    "U-Net 16, 32, 64": (of_widths(16, 32, 64), 32, 1),
+    "U-Net 16, 32, 64, round_to=8": (of_widths(16, 32, 64), 32, 8),
+    "ResNet-18": (resnet18, 32, 1),
+    "MobileNetV2": (mobilenet_v2, 32, 1),
+    "MobileNetV2, round_to=8": (mobilenet_v2, 32, 8),
+    "ViT, 4 layers of 384": (vit_small, 32, 1),
+}
+PROMISED = {"VGG-16", "U-Net 64, 128, 256"}
+"""What must run 0.7 times as much faster as it has fewer multiply-adds."""
+
+
+def cpu_seconds(fn, params, x, repeats=5):
+    """Return the least CPU seconds of a call, of all threads together: other work counts little."""
+    run = jax.jit(fn).lower(params, x).compile()
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.process_time()
+        jax.block_until_ready(run(params, x))
+        seconds.append(time.process_time() - start)
+    return min(seconds[1:])
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_latency_follows_the_multiply_adds(name):
+    net, size, step = TIMED[name]
     x = jnp.asarray(np.random.default_rng(0).normal(size=(32, size, size, 3)), jnp.float32)
     fn, params = linen(net, x)
-    plan = structure.plan(fn, params, x)
+    plan = structure.plan(fn, params, x, round_to=step)
     rng = np.random.default_rng(0)
-    keep = {
-        name: rng.permutation(np.arange(group.size) < round(0.4 * group.size))
-        for name, group in plan.groups.items()
-    }
+    scores = {name: rng.random(group.size) for name, group in plan.groups.items()}
+    keep = structure.keep_top(plan, scores, 0.6, allocation=within_leaf())
+    keep = {n: kept for n, kept in keep.items() if not n.endswith("query/kernel:1")}  # all heads
     small_fn, small = structure.shrink(plan, params, keep)
-    dense_rows, small_rows = counts.layers(fn, params, x), counts.layers(small_fn, small, x)
-    macs = counts.total(dense_rows).macs / counts.total(small_rows).macs
-    dense, smaller = (
-        counts.latency(f, p, x, repeats=3) for f, p in ((fn, params), (small_fn, small))
-    )
-    print(
-        f"\n{net.__name__}: {dense * 1e3:.0f} ms to {smaller * 1e3:.0f} ms, {dense / smaller:.2f}"
-        f" times as fast; multiply-adds {macs:.2f} times fewer: {dense / smaller / macs:.0%} of it;"
-        f" {counts.why_not_faster(dense_rows, small_rows, dense / smaller)}"
-    )
-    assert dense / smaller >= 0.7 * macs
+    pairs = (fn, params), (small_fn, small)
+    macs = [counts.total(counts.layers(*pair, x)).macs for pair in pairs]
+    seconds = [cpu_seconds(*pair, x) for pair in pairs]
+    fewer, faster = macs[0] / macs[1], seconds[0] / seconds[1]
+    ms = [f"{1e3 * s:.0f}" for s in seconds]
+    print(f"\n| {name} | {fewer:.1f} | {ms[0]} to {ms[1]} | {faster:.1f} | {faster / fewer:.2f} |")
+    assert name not in PROMISED or faster >= 0.7 * fewer
