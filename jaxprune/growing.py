@@ -29,6 +29,7 @@ from jaxprune.granularity import Granularity, filters
 from jaxprune.structure.plan import Plan
 
 __all__ = [
+    "DONE",
     "PRESETS",
     "AddGrowingPenaltyState",
     "Growth",

@@ -41,7 +41,7 @@ _INFINITY = 0x7F800000  # the bits of float32 infinity
 class Quantile(NamedTuple):
     """An alpha taken from the gradients: this quantile of |g| over the weights that are not 0.
 
-    `jaxprune.decay` measures it at the first update and at the first one after each `restart`, and
+    `decay` measures it at the first update and at the first one after each `restart`, and
     holds it between. With a loss that is a mean, |g| lies far below 1, where an alpha of 1 does
     nothing; this finds the scale. Ours, not the paper's.
 

@@ -1,6 +1,6 @@
 """Removal of dead nodes: a smaller network that computes what the masked one does, exactly.
 
-A dead node is one of `jaxprune.nodes`. What an in-dead one sends, such as `relu(bias)`, is folded
+A dead node is one of `nodes`. What an in-dead one sends, such as `relu(bias)`, is folded
 into the biases that follow (`structure.fold`) before the arrays are cut (`structure.shrink`).
 """
 

@@ -386,7 +386,7 @@ assert len(reduces) <= 4 and max(sizes) <= 32, (len(reduces), sizes)
 assert there["one"].sharding.is_equivalent_to(shards["one"].sharding, 2), there["one"].sharding
 by_shard = jax.shard_map(lambda p: prune(p, 0.5), mesh=mesh, in_specs=P("a"), out_specs=P("a"))
 local = jax.jit(by_shard)({"w": params["three"]})["w"]
-assert local.reshape(4, -1).sum(1).tolist() == [80] * 4, "in a shard_map, each shard is pruned alone"
+assert local.reshape(4, -1).sum(1).tolist() == [80] * 4, "each shard alone"
 """
 
 
