@@ -17,7 +17,8 @@ import pytest
 from benchmarks.bench_training import take_turns
 from benchmarks.workloads import lenet5
 from experiments.models.resnet import resnet8
-from jaxprune import curvature, diagonals
+from jaxprune import curvature
+from jaxprune.curvature import diagonals
 from jaxprune.granularity import entries, filters
 from jaxprune.growing import Growth, add_growing_penalty
 

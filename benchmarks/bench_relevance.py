@@ -13,8 +13,8 @@ import pytest
 
 from benchmarks.bench_training import take_turns
 from benchmarks.workloads import lenet5, mlp
-from jaxprune import decay, penalties
-from jaxprune.relevance import Quantile
+from jaxprune import penalties
+from jaxprune.irrelevance import Quantile, decay
 
 PROBLEMS = {"LeNet-5": lenet5, "10M MLP": lambda: mlp((784, 2800, 2800, 10))}
 FADING = decay.fading_strength(1e-3, 1000)

@@ -14,8 +14,7 @@ import pytest
 
 from benchmarks.bench_training import take_turns
 from benchmarks.workloads import lenet5, mlp
-from jaxprune.calibration import calibrated
-from jaxprune.stochastic import zero_stochastically
+from jaxprune.stochastic import calibrated, zero_stochastically
 
 PROBLEMS = {"LeNet-5": lenet5, "11M MLP": lambda: mlp((784, 2950, 2950, 10))}
 

@@ -10,8 +10,8 @@ from tyro.conf import Suppress
 
 from experiments.models import Model
 from experiments.train import Augment
-from jaxprune import decay, penalties
-from jaxprune.relevance import Quantile
+from jaxprune import penalties
+from jaxprune.irrelevance import Quantile, decay
 
 __all__ = [
     "METHODS",

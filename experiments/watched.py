@@ -15,12 +15,11 @@ import optax
 from experiments import examine
 from experiments.config import Config, Finished, gradually
 from experiments.models import Network
-from jaxprune import counts, penalties, pictures, recordings, removal, schedules, structure
+from jaxprune import counts, penalties, schedules, structure
 from jaxprune._tree import named_leaves as named
 from jaxprune._types import Schedule
-from jaxprune.calibration import calibrated
-from jaxprune.dynamics import Recording, record_dynamics
-from jaxprune.stochastic import Window, zero_stochastically
+from jaxprune.dynamics import Recording, pictures, record_dynamics, recordings, removal
+from jaxprune.stochastic import Window, calibrated, zero_stochastically
 
 __all__ = [
     "by_magnitude",

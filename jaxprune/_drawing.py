@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxprune.dynamics import Recording
+from jaxprune.dynamics.recorder import Recording
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

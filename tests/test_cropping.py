@@ -7,7 +7,9 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxprune import cropping, decay, masks, penalties, pruning
+from jaxprune import masks, penalties, pruning
+from jaxprune.irrelevance import decay
+from jaxprune.procedures import cropping
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 PARAMS = {

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxprune import curvature, diagonals, krylov
+from jaxprune import curvature
+from jaxprune.curvature import diagonals, krylov
 
 KEYS = jax.random.split(jax.random.key(0), 5)
 PARAMS = {
@@ -213,7 +214,8 @@ MESH = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 from functools import partial
-from jaxprune import curvature, diagonals, krylov
+from jaxprune import curvature
+from jaxprune.curvature import diagonals, krylov
 
 mesh = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 w = jax.random.normal(jax.random.key(0), (6, 3))

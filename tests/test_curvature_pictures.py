@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import curvature_pictures
-from jaxprune.verification import Verification
+from jaxprune.curvature import Verification
+from jaxprune.curvature import pictures as curvature_pictures
 
 
 def test_a_panel_a_score_and_a_colour_a_leaf():

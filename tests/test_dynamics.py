@@ -8,10 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune import pruning, recordings, schedules, structure
-from jaxprune.calibration import calibrated
-from jaxprune.dynamics import EDGES, record_dynamics
-from jaxprune.stochastic import zero_stochastically
+from jaxprune import pruning, schedules, structure
+from jaxprune.dynamics import EDGES, record_dynamics, recordings
+from jaxprune.stochastic import calibrated, zero_stochastically
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 PARAMS = {

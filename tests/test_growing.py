@@ -11,9 +11,9 @@ import optax
 import pytest
 
 from jaxprune import masks, one_shot, pruning, structure
-from jaxprune._layers import count_of
 from jaxprune.granularity import blocks, channels, entries
 from jaxprune.growing import PRESETS, Growth, add_growing_penalty, read
+from jaxprune.growing._layers import count_of
 
 # T1: four filters whose mean magnitudes are .1, .4, .2, .3.
 FOUR = {"conv": {"kernel": jnp.array([[0.1, -0.4, 0.2, 0.3]] * 2), "bias": jnp.full(4, 0.5)}}

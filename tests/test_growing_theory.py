@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune import curvature, krylov, second_order
+from jaxprune import curvature
+from jaxprune.curvature import krylov, second_order
 from jaxprune.granularity import entries
 from jaxprune.growing import Growth, add_growing_penalty
 

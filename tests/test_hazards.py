@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprune import _bits, hazards
+from jaxprune.stochastic import _bits, hazards
 
 POINTWISE = {
     "gauss": hazards.gauss,

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune import nodes, penalties, removal, structure
+from jaxprune import penalties, structure
+from jaxprune.dynamics import nodes, removal
 
 X = jax.random.normal(jax.random.key(9), (5, 6))
 

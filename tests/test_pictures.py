@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxprune import pictures
-from jaxprune.dynamics import EDGES, Group, Layer, Recording
+from jaxprune.dynamics import EDGES, Group, Layer, Recording, pictures
 
 BINS = len(EDGES) - 1
 

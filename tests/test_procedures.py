@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from jaxprune import _rounds, checkpoint, decay, masks, procedures, pruning
-from jaxprune.procedures import Training, prune_at_plateaus, prune_while_good
+from jaxprune import checkpoint, masks, procedures, pruning
+from jaxprune.irrelevance import decay
+from jaxprune.procedures import Training, _rounds, prune_at_plateaus, prune_while_good
 
 INPUTS = jax.random.normal(jax.random.key(0), (64, 6))
 TARGETS = INPUTS[:, :1] - 2 * INPUTS[:, 1:2]

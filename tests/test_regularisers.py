@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from experiments import data
-from jaxprune import nodes, penalties, removal, schedules, structure
-from jaxprune.calibration import calibrated
-from jaxprune.stochastic import Window, zero_stochastically
+from jaxprune import penalties, schedules, structure
+from jaxprune.dynamics import nodes, removal
+from jaxprune.stochastic import Window, calibrated, zero_stochastically
 
 WIDTHS = (64, 80, 40, 10)
 RATE, MOMENTUM, STRENGTH = 0.05, 0.9, 6e-3

@@ -7,9 +7,14 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxprune import decay, penalties, relevance
-from jaxprune.decay import add_irrelevance_penalty, decay_irrelevant
-from jaxprune.relevance import Quantile
+from jaxprune import penalties
+from jaxprune.irrelevance import (
+    Quantile,
+    add_irrelevance_penalty,
+    decay,
+    decay_irrelevant,
+    relevance,
+)
 
 W = np.array([1.0, -2.0, 0.5, 3.0])
 G = np.array([0.0, 0.1, -2.0, 0.7])

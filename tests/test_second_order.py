@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune import curvature, masks, one_shot, pruning, schedules, second_order, verification
-from jaxprune.curvature_average import with_curvature
+from jaxprune import curvature, masks, one_shot, pruning, schedules
+from jaxprune.curvature import second_order, verification, with_curvature
 from jaxprune.granularity import filters
 
 RNG = np.random.default_rng(0)

@@ -8,9 +8,8 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxprune import checkpoint, hazards, masks, moments, pruning, schedules
-from jaxprune.calibration import calibrated, scale_for_sparsity
-from jaxprune.stochastic import Window, zero_stochastically
+from jaxprune import checkpoint, masks, moments, pruning, schedules
+from jaxprune.stochastic import Window, calibrated, hazards, scale_for_sparsity, zero_stochastically
 
 KEY = jax.random.key(5)
 PARAMS = {

@@ -9,7 +9,8 @@ import pytest
 
 from experiments import configs, run, watched
 from experiments.place import Place
-from jaxprune import penalties, recordings
+from jaxprune import penalties
+from jaxprune.dynamics import recordings
 
 
 @pytest.fixture(scope="module")

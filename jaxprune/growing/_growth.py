@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune._branch import update_if
-from jaxprune._layers import Layer
 from jaxprune._types import Array, Params
 from jaxprune.granularity import Granularity
+from jaxprune.growing._layers import Layer
 
 __all__ = ["Growth", "GrowthOfLayer", "checked", "raised", "scores_of", "smallest", "start"]
 

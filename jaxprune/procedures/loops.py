@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxprune import _rounds, cropping, masks
-from jaxprune._rounds import Carry, Row, Training, check_counts, copy_of, run, usual_end
-from jaxprune._threshold import Search, magnitudes, search_threshold
+from jaxprune import masks
 from jaxprune._tree import chosen, is_kernel, named_leaves
 from jaxprune._types import Params, Where
 from jaxprune.one_shot import prune
+from jaxprune.procedures import _rounds, cropping
+from jaxprune.procedures._rounds import Carry, Row, Training, check_counts, copy_of, run, usual_end
+from jaxprune.procedures._threshold import Search, magnitudes, search_threshold
 
 __all__ = [
     "Outcome",

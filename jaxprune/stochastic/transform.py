@@ -17,11 +17,11 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jaxprune import _bits
 from jaxprune._tree import chosen, is_kernel, key_for
 from jaxprune._types import Array, Masks, Params, Schedule, Where
-from jaxprune.calibration import Calibrated, Fit, leaves_of
-from jaxprune.hazards import Hazard, gauss
+from jaxprune.stochastic import _bits
+from jaxprune.stochastic.calibration import Calibrated, Fit, leaves_of
+from jaxprune.stochastic.hazards import Hazard, gauss
 
 __all__ = ["ALWAYS", "Window", "ZeroStochasticallyState", "zero_stochastically"]
 

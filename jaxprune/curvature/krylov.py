@@ -9,7 +9,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxprune._types import Array, Params
-from jaxprune.curvature import Product, widen
+from jaxprune.curvature.products import Product, widen
 
 __all__ = ["Eigenvalues", "Solution", "eigenvalues", "solve"]
 

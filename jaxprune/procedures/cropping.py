@@ -15,7 +15,7 @@ from jaxprune import masks as masks_
 from jaxprune._tree import same_structure
 from jaxprune._types import Array, Masks, Params
 from jaxprune.allocation import Budget
-from jaxprune.decay import restart
+from jaxprune.irrelevance.decay import restart
 from jaxprune.moments import zero_moments
 from jaxprune.pruning import KeepMaskedState
 from jaxprune.selection import keep_top

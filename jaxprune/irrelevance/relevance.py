@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxprune._exp import exp_of_negative
 from jaxprune._tree import chosen, is_kernel
 from jaxprune._types import Array, Params, Where
+from jaxprune.irrelevance._exp import exp_of_negative
 
 __all__ = [
     "Coefficient",

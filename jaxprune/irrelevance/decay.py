@@ -16,8 +16,8 @@ from jax.core import Tracer
 from jaxprune._branch import update_if
 from jaxprune._tree import chosen, is_kernel, same_structure
 from jaxprune._types import Array, Params, Schedule, Where
+from jaxprune.irrelevance.relevance import Coefficient, Quantile, exponential, linear, weigh
 from jaxprune.penalties import PenaltyState
-from jaxprune.relevance import Coefficient, Quantile, exponential, linear, weigh
 
 __all__ = [
     "IrrelevanceState",

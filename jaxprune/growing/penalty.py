@@ -21,11 +21,19 @@ import optax
 from jax.core import Tracer
 
 from jaxprune._branch import update_if
-from jaxprune._growth import Growth, GrowthOfLayer, checked, raised, scores_of, smallest, start
-from jaxprune._layers import Layer, layers_of, layers_under, spread, tied
-from jaxprune._tree import is_kernel, map_named, named_leaves
+from jaxprune._tree import is_kernel
 from jaxprune._types import Array, Masks, Params, Where
 from jaxprune.granularity import Granularity, filters
+from jaxprune.growing._growth import (
+    Growth,
+    GrowthOfLayer,
+    checked,
+    raised,
+    scores_of,
+    smallest,
+    start,
+)
+from jaxprune.growing._layers import Layer, layers_of, layers_under, spread, tied
 from jaxprune.structure.plan import Plan
 
 __all__ = [
@@ -34,9 +42,7 @@ __all__ = [
     "AddGrowingPenaltyState",
     "Growth",
     "GrowthOfLayer",
-    "Growing",
     "add_growing_penalty",
-    "read",
 ]
 
 PICKING, PUSHING, HOLDING, DONE = range(4)
@@ -120,6 +126,7 @@ def add_growing_penalty(
         events within an update is the authors' code's, the whole-number strengths are ours.
 
     Example:
+        >>> from jaxprune.growing import read
         >>> tx = add_growing_penalty(0.5, Growth(every=1, increment=0.25, hold=0))
         >>> params = {"kernel": jnp.array([[1.0, 3.0]])}
         >>> updates, state = tx.update({"kernel": jnp.zeros((1, 2))}, tx.init(params), params)
@@ -161,58 +168,6 @@ def add_growing_penalty(
         return pulled, AddGrowingPenaltyState(step, ended, phase, standing, doomed)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-class Growing(NamedTuple):
-    """What `read` tells.
-
-    Attributes:
-        phase: int32 scalar, of the step to come: 0 picking, 1 pushing, 2 holding, 3 done.
-        masks: the masks that remove the doomed units; all is kept before the pick.
-        layers: path -> `GrowthOfLayer` of scalars.
-    """
-
-    phase: Array
-    masks: Masks
-    layers: dict[str, GrowthOfLayer]
-
-
-def read(opt_state: Any, params: Params) -> Growing:
-    """Return how far growth has come, from any optimizer state that holds it, however deep.
-
-    Args:
-        opt_state: the state of an optimizer with an `add_growing_penalty` in it, or several for
-            different leaves (`optax.partition`); the phase is that of the slowest.
-        params: the params, for their structure and shapes.
-
-    Returns:
-        Phase, masks, and the standing of each layer by its path.
-
-    Raises:
-        ValueError: if the state holds no growing penalty.
-
-    Example:
-        >>> params = {"kernel": jnp.array([[1.0, 3.0, 2.0]])}
-        >>> state = add_growing_penalty(0.5).init(params)
-        >>> read(state, params).masks["kernel"]  # one-shot pruning by the same rule
-        Array([[False,  True, False]], dtype=bool)
-    """
-    states = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(node)]
-    if not states:
-        raise ValueError("The optimizer state holds no growing penalty; chain one first.")
-    kept, layers = {}, {}
-    for state in states:
-        doomed = [site for site in named_leaves(state.doomed) if site[1].ndim]
-        columns = jax.tree.leaves(state.layers)  # out of the wrappers that NNX puts around arrays
-        for k, (name, units) in enumerate(doomed):
-            layers[name] = GrowthOfLayer(*[column[k] for column in columns])
-            kept[name] = ~units | (layers[name].picked < 0)
-
-    def mask(name: str, leaf: Array) -> Array:
-        return spread(kept[name], leaf.shape) if name in kept else jnp.array(True)
-
-    phase = jnp.min(jnp.stack(jax.tree.leaves([state.phase for state in states])))
-    return Growing(phase, map_named(mask, params), layers)
 
 
 def _first(
@@ -283,10 +238,6 @@ def _pulled(
         pull = strength * leaves[i].astype(moves[i].dtype)
         moves[i] = jnp.where(strength != 0, moves[i] + pull, moves[i])
     return jax.tree.unflatten(structure, moves)
-
-
-def _is_state(node: Any) -> bool:
-    return isinstance(node, AddGrowingPenaltyState)
 
 
 def _refuse_untrained(params: Params) -> None:

@@ -23,8 +23,8 @@ from jaxprune._drawing import (
     scale_of,
     short,
 )
-from jaxprune.dynamics import EDGES, Group, Recording
-from jaxprune.hazards import Hazard, gauss
+from jaxprune.dynamics.recorder import EDGES, Group, Recording
+from jaxprune.stochastic.hazards import Hazard, gauss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

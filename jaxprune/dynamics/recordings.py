@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxprune.dynamics import Group, Layer, Recording
+from jaxprune.dynamics.recorder import Group, Layer, Recording
 
 __all__ = ["load", "read", "save", "table"]
 
@@ -30,7 +30,7 @@ def read(opt_state: Any) -> Recording:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from jaxprune.dynamics import record_dynamics
+        >>> from jaxprune.dynamics.recorder import record_dynamics
         >>> state = record_dynamics(capacity=3).init({"kernel": jnp.ones((2, 2))})
         >>> read(state).layers["kernel"].sparsity.shape
         (0,)

@@ -11,7 +11,7 @@ from jax import lax
 from jaxprune import masks as masks_
 from jaxprune._tree import chosen, is_kernel, named_leaves, same_structure
 from jaxprune._types import Array, Masks, Params, Scores, Where
-from jaxprune.curvature import widen
+from jaxprune.curvature.products import widen
 from jaxprune.granularity import Granularity, entries
 
 __all__ = ["Verification", "by_unit", "verify_scores"]

@@ -19,7 +19,7 @@ from jax import lax
 from jaxprune._tree import chosen, is_kernel, named_leaves
 from jaxprune._types import Array, Params, Schedule, Where
 from jaxprune.allocation import check_sparsity
-from jaxprune.hazards import Hazard, gauss
+from jaxprune.stochastic.hazards import Hazard, gauss
 
 __all__ = ["Calibrated", "Fit", "calibrated", "leaves_of", "scale_for_sparsity"]
 

@@ -1,7 +1,7 @@
 """What happened to weights and nodes while a network was pruned: recorded inside `jit` and `scan`.
 
 Rows go into buffers of fixed size that travel in the state, so that no step waits for the host.
-`jaxprune.recordings` reads them, and `jaxprune.pictures` draws them.
+`jaxprune.dynamics.recordings` reads them, and `jaxprune.dynamics.pictures` draws them.
 """
 
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ import optax
 from jaxprune._branch import update_if
 from jaxprune._tree import is_kernel, names
 from jaxprune._types import Array, Params, Where
-from jaxprune.calibration import leaves_of
+from jaxprune.dynamics.nodes import closed, dead
 from jaxprune.masks import sparsity as sparsity_of
-from jaxprune.nodes import closed, dead
 from jaxprune.one_shot import Score, needs, prune
+from jaxprune.stochastic.calibration import leaves_of
 from jaxprune.structure.groups import Group as GroupOfPlan
 from jaxprune.structure.plan import Plan
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxprune._drawing import COLOURS, FAINT, INK, finish, panels_of
 from jaxprune._types import Array
-from jaxprune.verification import Verification
+from jaxprune.curvature.verification import Verification
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

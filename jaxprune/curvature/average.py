@@ -9,8 +9,8 @@ import optax
 
 from jaxprune._branch import update_if
 from jaxprune._types import Array, Params
-from jaxprune.curvature import hvp, widen
-from jaxprune.diagonals import hutchinson_diagonal
+from jaxprune.curvature.diagonals import hutchinson_diagonal
+from jaxprune.curvature.products import hvp, widen
 
 __all__ = ["WithCurvatureState", "with_curvature"]
 
@@ -63,7 +63,8 @@ def with_curvature(
         its square; giving it to pruners is ours.
 
     Example:
-        >>> from jaxprune import pruning, schedules, second_order
+        >>> from jaxprune import pruning, schedules
+        >>> from jaxprune.curvature import second_order
         >>> pruner = pruning.prune_gradually(
         ...     schedules.one_shot_sparsity(0.5), score=second_order.obd
         ... )

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxprune._tree import named_leaves
 from jaxprune._types import Params
-from jaxprune.nodes import dead
+from jaxprune.dynamics.nodes import dead
 from jaxprune.structure.fold import _products, _summed, fold
 from jaxprune.structure.plan import Plan
 from jaxprune.structure.rules.elementwise import known

@@ -16,8 +16,8 @@ from jax import lax
 
 from jaxprune import masks as masks_
 from jaxprune._types import Array, Masks, Params
-from jaxprune.curvature import Product, widen
-from jaxprune.krylov import Solution, solve
+from jaxprune.curvature.krylov import Solution, solve
+from jaxprune.curvature.products import Product, widen
 
 __all__ = [
     "Compensated",
@@ -38,7 +38,7 @@ def obd(param: Array, curvature: Array) -> Array:
     Args:
         param: the leaf.
         curvature: the diagonal of the Hessian, of the Gauss-Newton or of the Fisher matrix, same
-            shape: see `jaxprune.diagonals`.
+            shape: see `jaxprune.curvature.diagonals`.
 
     Returns:
         The scores, of the leaf's shape, float32 or wider.

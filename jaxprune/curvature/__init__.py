@@ -1,0 +1,32 @@
+"""Curvature of any loss: products, diagonals, solves, scores, and their check against the loss."""
+
+from jaxprune.curvature import average as average
+from jaxprune.curvature import diagonals as diagonals
+from jaxprune.curvature import krylov as krylov
+from jaxprune.curvature import products as products
+from jaxprune.curvature import second_order as second_order
+from jaxprune.curvature import verification as verification
+from jaxprune.curvature.average import WithCurvatureState as WithCurvatureState
+from jaxprune.curvature.average import with_curvature as with_curvature
+from jaxprune.curvature.diagonals import Estimate as Estimate
+from jaxprune.curvature.diagonals import exact_diagonal as exact_diagonal
+from jaxprune.curvature.diagonals import fisher_diagonal as fisher_diagonal
+from jaxprune.curvature.diagonals import hutchinson_diagonal as hutchinson_diagonal
+from jaxprune.curvature.krylov import Eigenvalues as Eigenvalues
+from jaxprune.curvature.krylov import Solution as Solution
+from jaxprune.curvature.krylov import eigenvalues as eigenvalues
+from jaxprune.curvature.krylov import solve as solve
+from jaxprune.curvature.products import Product as Product
+from jaxprune.curvature.products import fisher_product as fisher_product
+from jaxprune.curvature.products import ggn_product as ggn_product
+from jaxprune.curvature.products import hvp as hvp
+from jaxprune.curvature.products import over_batches as over_batches
+from jaxprune.curvature.products import widen as widen
+from jaxprune.curvature.second_order import Compensated as Compensated
+from jaxprune.curvature.second_order import compensate as compensate
+from jaxprune.curvature.second_order import obd as obd
+from jaxprune.curvature.second_order import obs as obs
+from jaxprune.curvature.second_order import rise as rise
+from jaxprune.curvature.verification import Verification as Verification
+from jaxprune.curvature.verification import by_unit as by_unit
+from jaxprune.curvature.verification import verify_scores as verify_scores

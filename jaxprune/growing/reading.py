@@ -1,0 +1,71 @@
+"""How far growth has come, read from any optimizer state."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune._tree import map_named, named_leaves
+from jaxprune._types import Array, Masks, Params
+from jaxprune.growing._growth import GrowthOfLayer
+from jaxprune.growing._layers import spread
+from jaxprune.growing.penalty import AddGrowingPenaltyState
+
+__all__ = ["Growing", "read"]
+
+
+class Growing(NamedTuple):
+    """What `read` tells.
+
+    Attributes:
+        phase: int32 scalar, of the step to come: 0 picking, 1 pushing, 2 holding, 3 done.
+        masks: the masks that remove the doomed units; all is kept before the pick.
+        layers: path -> `GrowthOfLayer` of scalars.
+    """
+
+    phase: Array
+    masks: Masks
+    layers: dict[str, GrowthOfLayer]
+
+
+def read(opt_state: Any, params: Params) -> Growing:
+    """Return how far growth has come, from any optimizer state that holds it, however deep.
+
+    Args:
+        opt_state: the state of an optimizer with an `add_growing_penalty` in it, or several for
+            different leaves (`optax.partition`); the phase is that of the slowest.
+        params: the params, for their structure and shapes.
+
+    Returns:
+        Phase, masks, and the standing of each layer by its path.
+
+    Raises:
+        ValueError: if the state holds no growing penalty.
+
+    Example:
+        >>> from jaxprune.growing import add_growing_penalty
+        >>> params = {"kernel": jnp.array([[1.0, 3.0, 2.0]])}
+        >>> state = add_growing_penalty(0.5).init(params)
+        >>> read(state, params).masks["kernel"]  # one-shot pruning by the same rule
+        Array([[False,  True, False]], dtype=bool)
+    """
+    states = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(node)]
+    if not states:
+        raise ValueError("The optimizer state holds no growing penalty; chain one first.")
+    kept, layers = {}, {}
+    for state in states:
+        doomed = [site for site in named_leaves(state.doomed) if site[1].ndim]
+        columns = jax.tree.leaves(state.layers)  # out of the wrappers that NNX puts around arrays
+        for k, (name, units) in enumerate(doomed):
+            layers[name] = GrowthOfLayer(*[column[k] for column in columns])
+            kept[name] = ~units | (layers[name].picked < 0)
+
+    def mask(name: str, leaf: Array) -> Array:
+        return spread(kept[name], leaf.shape) if name in kept else jnp.array(True)
+
+    phase = jnp.min(jnp.stack(jax.tree.leaves([state.phase for state in states])))
+    return Growing(phase, map_named(mask, params), layers)
+
+
+def _is_state(node: Any) -> bool:
+    return isinstance(node, AddGrowingPenaltyState)
