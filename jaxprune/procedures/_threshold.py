@@ -60,10 +60,11 @@ def search_threshold(
         Tartaglione et al., "LOBSTER", 2022, as in the authors' code.
 
     Example:
-        >>> search_threshold(
+        >>> found = search_threshold(
         ...     lambda t: 1 + t * t, bound=1.05, start=0.1, low=0.001, high=1.0, unpruned=1.0
         ... )
-        Search(threshold=0.240625, evaluations=5)
+        >>> round(found.threshold, 6), found.evaluations
+        (0.240625, 5)
     """
     first = loss_at(start)
     if first < bound:
