@@ -16,16 +16,17 @@ import jax
 from scipy import stats
 
 from experiments import iterations, writers
+from experiments.curves import draw
 from experiments.identity import identity
 from experiments.iteration import Iteration
+from experiments.task import Metric
 from jaxprune.procedures import Outcome
 
 __all__ = ["conclude", "figures", "folder", "line", "paired", "table"]
 
 Result = dict[str, Any]
 
-_LEVELS = (12.0, 50.0)  # compressions at which test accuracies are compared
-_CURVE = ["method", "seed", "round", "remaining", "compression", "accuracy", "test_accuracy"]
+_CURVE = ["method", "seed", "round", "remaining", "compression"]
 _PACKAGES = ["jaxprune", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"]
 
 
@@ -47,21 +48,22 @@ def folder(method: str, seed: int) -> str:
     return "-".join([*words, str(seed)])
 
 
-def figures(outcome: Outcome) -> Result:
+def figures(outcome: Outcome, metric: Metric) -> Result:
     """Return what one training came to.
 
     Args:
         outcome: of the loop.
+        metric: by which it decided.
 
     Returns:
         Figures of the dense model, of the snapshot (the last state above the bound, before its
-        crop), of the sparsest state whose validation accuracy is that of the dense one or more, and
+        crop), of the sparsest state whose validation metric is that of the dense one or more, and
         the time that training, evaluating and pruning took.
     """
     history = outcome.history
     dense, good = history[0], [row for row in history if row["good"]] or history[:1]
-    equal = [row for row in history if row["accuracy"] >= dense["accuracy"]]
-    shown = ("remaining", "sparsity", "compression", "accuracy", "test_accuracy")
+    equal = [row for row in history if row[metric.name] >= dense[metric.name]]
+    shown = ("remaining", "sparsity", "compression", metric.name, f"test_{metric.name}")
     return {
         **{f"dense_{name}": dense[name] for name in shown[-2:]},
         **{name: good[-1][name] for name in shown},
@@ -77,20 +79,24 @@ def figures(outcome: Outcome) -> Result:
     }
 
 
-def line(result: Result) -> str:
+def line(result: Result, metric: Metric) -> str:
     """Return one training in a line.
 
     Args:
         result: its figures, with `method` and `seed`.
+        metric: by which it was judged.
 
     Returns:
         The line.
     """
+
+    def test(which: str) -> str:
+        return metric.show(result[f"{which}test_{metric.name}"])
+
     return (
-        f"{result['method']}, seed {result['seed']}: {result['compression']:.1f}x at"
-        f" {result['test_accuracy']:.2%} on the test set, {result['lossless_compression']:.1f}x at"
-        f" no loss on the held-out one (test {result['lossless_test_accuracy']:.2%}, dense"
-        f" {result['dense_test_accuracy']:.2%}); {result['train_seconds']:.0f} s"
+        f"{result['method']}, seed {result['seed']}: {result['compression']:.1f}x at {test('')} on"
+        f" the test set, {result['lossless_compression']:.1f}x at no loss on the held-out one (test"
+        f" {test('lossless_')}, dense {test('dense_')}); {result['train_seconds']:.0f} s"
     )
 
 
@@ -117,13 +123,14 @@ def paired(mine: Sequence[float], other: Sequence[float]) -> tuple[float, float]
     return statistics.mean(differences), float(stats.t.ppf(0.975, count - 1)) * error
 
 
-def conclude(name: str, config: Iteration, out: Path) -> Result:
+def conclude(name: str, config: Iteration, out: Path, metric: Metric) -> Result:
     """Put the trainings together: `results.json`, `curves.csv`, `curves.png` and a table.
 
     Args:
         name: of the comparison.
         config: what was computed.
         out: the run's directory.
+        metric: by which models were judged.
 
     Returns:
         What `results.json` holds.
@@ -140,41 +147,47 @@ def conclude(name: str, config: Iteration, out: Path) -> Result:
         for row in writers.read_lines(place / "history.jsonl")
         if row["good"]
     ]
-    rows = _rows(list(config.methods), trainings, curves)
-    whole = {**_circumstances(name, config), "comparison": rows, "trainings": trainings}
+    rows = _rows(list(config.methods), trainings, curves, metric)
+    whole = {
+        **_circumstances(name, config),
+        "metric": metric.name,
+        "comparison": rows,
+        "trainings": trainings,
+    }
     writers.replace_text(out / "results.json", json.dumps(whole, indent=1) + "\n")
-    writers.replace_text(out / "curves.csv", _csv(curves))
-    _draw(name, config, curves, out / "curves.png")
-    print(table(rows))
+    writers.replace_text(out / "curves.csv", _csv(curves, metric))
+    draw(name, config, curves, metric).savefig(out / "curves.png", dpi=130)
+    print(table(rows, metric))
     print("Written to", out, "with results.json, curves.csv, curves.png")
     return whole
 
 
-def table(rows: list[Result]) -> str:
+def table(rows: list[Result], metric: Metric) -> str:
     """Return the comparison as a table in Markdown.
 
     Args:
         rows: those of `results.json`.
+        metric: by which models were judged.
 
     Returns:
         The lines.
     """
-    first = rows[0]["method"]
-    heads = ["method", "compression at the bound", f"over {first}", "test accuracy there"]
+    first, words = rows[0]["method"], metric.words
+    heads = ["method", "compression at the bound", f"over {first}", f"test {words} there"]
     heads += ["compression without loss"]
-    heads += [f"test accuracy from {level:g}x, less {first}'s" for level in _LEVELS]
-    lines = [heads, ["---"] * len(heads), *[_cells(row) for row in rows]]
+    heads += [f"test {words} from {level:g}x, less {first}'s" for level in metric.levels]
+    lines = [heads, ["---"] * len(heads), *[_cells(row, metric) for row in rows]]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def _cells(row: Result) -> list[str]:
+def _cells(row: Result, metric: Metric) -> list[str]:
     return [
         row["method"],
         f"{row['compression']:.1f}x ({row['least']:.1f} to {row['most']:.1f})",
         _ratio(row["over_first"], row["over_first_factor"]),
-        f"{100 * row['test_accuracy']:.2f} %",
+        metric.show(row[f"test_{metric.name}"]),
         f"{row['lossless_compression']:.1f}x",
-        *[_difference(row["at"][f"{level:g}"]) for level in _LEVELS],
+        *[_difference(row["at"][f"{level:g}"], metric) for level in metric.levels],
     ]
 
 
@@ -184,17 +197,21 @@ def _ratio(ratio: float | None, factor: float | None) -> str:
     return f"{ratio:.2f} ({ratio / factor:.2f} to {ratio * factor:.2f})"
 
 
-def _difference(at: Result | None) -> str:
+def _difference(at: Result | None, metric: Metric) -> str:
     if at is None:
         return "not reached by all"
-    shown = f"{100 * at['test_accuracy']:.2f} %"
+    shown = metric.show(at[f"test_{metric.name}"])
     if at["difference"] is None:
         return shown
-    interval = "" if at["half"] is None else f" ± {100 * at['half']:.2f}"
-    return f"{shown}, {100 * at['difference']:+.2f}{interval}"
+    interval = "" if at["half"] is None else f" ± {metric.scale * at['half']:.2f}"
+    return f"{shown}, {metric.scale * at['difference']:+.2f}{interval}"
 
 
-def _rows(methods: list[str], trainings: list[Result], curves: list[Result]) -> list[Result]:
+def _rows(
+    methods: list[str], trainings: list[Result], curves: list[Result], metric: Metric
+) -> list[Result]:
+    tested = f"test_{metric.name}"
+
     def of(method: str, name: str, scale: Callable[[float], float] = float) -> list[float]:
         return [scale(row[name]) for row in trainings if row["method"] == method]
 
@@ -210,24 +227,27 @@ def _rows(methods: list[str], trainings: list[Result], curves: list[Result]) -> 
             "most": math.exp(max(logs)),
             "over_first": None if own else math.exp(mean),
             "over_first_factor": None if own or math.isnan(half) else math.exp(half),
-            "test_accuracy": statistics.mean(of(method, "test_accuracy")),
+            tested: statistics.mean(of(method, tested)),
             "lossless_compression": math.exp(
                 statistics.mean(of(method, "lossless_compression", math.log))
             ),
             "at": {
-                f"{level:g}": _at(level, method, None if own else methods[0], curves)
-                for level in _LEVELS
+                f"{level:g}": _at((level, tested), method, None if own else methods[0], curves)
+                for level in metric.levels
             },
         })
     return rows
 
 
-def _at(level: float, method: str, first: str | None, curves: list[Result]) -> Result | None:
-    """Compare test accuracies at the first crop from a compression on: the same crop for all."""
+def _at(
+    what: tuple[float, str], method: str, first: str | None, curves: list[Result]
+) -> Result | None:
+    """Compare a test figure at the first crop from a compression on: the same crop for all."""
+    level, tested = what
 
     def of(name: str) -> dict[int, float]:
         reached = [row for row in curves if row["method"] == name and row["compression"] >= level]
-        return {row["seed"]: row["test_accuracy"] for row in reversed(reached)}
+        return {row["seed"]: row[tested] for row in reversed(reached)}
 
     seeds = sorted({row["seed"] for row in curves})
     mine, others = of(method), of(first or method)
@@ -235,7 +255,7 @@ def _at(level: float, method: str, first: str | None, curves: list[Result]) -> R
         return None
     mean, half = paired([mine[seed] for seed in seeds], [others[seed] for seed in seeds])
     return {
-        "test_accuracy": statistics.mean(mine.values()),
+        tested: statistics.mean(mine.values()),
         "difference": None if first is None else mean,
         "half": None if math.isnan(half) else half,
     }
@@ -260,34 +280,10 @@ def _circumstances(name: str, config: Iteration) -> Result:
     }
 
 
-def _csv(curves: list[Result]) -> str:
+def _csv(curves: list[Result], metric: Metric) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, _CURVE, extrasaction="ignore", lineterminator="\n")
+    columns = [*_CURVE, metric.name, f"test_{metric.name}"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(curves)
     return text.getvalue()
-
-
-def _draw(name: str, config: Iteration, curves: list[Result], path: Path) -> None:
-    """Draw test accuracy against compression: each seed thin, their mean at each crop thick."""
-    from matplotlib import figure
-
-    picture = figure.Figure(figsize=(7.2, 4.2), layout="constrained")
-    axes = picture.subplots()
-    for number, method in enumerate(config.methods):
-        mine = [row for row in curves if row["method"] == method]
-        for seed in config.seeds:
-            own = [row for row in mine if row["seed"] == seed]
-            points = [(row["compression"], 100 * row["test_accuracy"]) for row in own]
-            columns = zip(*points, strict=True) if points else ([], [])
-            axes.plot(*columns, color=f"C{number}", alpha=0.25, lw=0.8)
-        by_crop: dict[float, list[float]] = {}
-        for row in mine:
-            by_crop.setdefault(row["compression"], []).append(100 * row["test_accuracy"])
-        whole = [(c, statistics.mean(v)) for c, v in by_crop.items() if len(v) >= len(config.seeds)]
-        columns = zip(*sorted(whole), strict=True) if whole else ([], [])
-        axes.plot(*columns, color=f"C{number}", lw=1.8, label=method)
-    axes.set(xscale="log", xlabel="compression", ylabel="test accuracy in %", title=name)
-    axes.grid(color="0.9", lw=0.6)
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
-    picture.savefig(path, dpi=130)

@@ -32,7 +32,10 @@ def identity(config: Config) -> dict[str, Any]:
     }
 
 
-_STAGED = ("augment", "target", "variants", "after", "stage", "begin", "examine")
+_STAGED = (
+    *("augment", "target", "load", "variants", "after", "stage", "begin", "examine"),
+    *("task", "adam", "rate"),
+)
 
 
 def _plain(value: Any) -> Any:

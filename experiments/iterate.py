@@ -7,7 +7,7 @@ pruned by `procedures.prune_while_good`. The same command goes on with what was 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,27 +17,15 @@ import optax
 import tyro
 from tqdm import tqdm
 
-from experiments import comparison, data, iterations, train, writers
+from experiments import comparison, iterations, writers
 from experiments.identity import identity
-from experiments.iteration import Iteration
+from experiments.iteration import Iteration, half_cosine
+from experiments.learner import Learner, State
 from experiments.place import Place, claim, refuse_another
+from experiments.task import Bench
 from jaxprune import checkpoint, procedures, pruning
 
 __all__ = ["main", "run"]
-
-
-class Bench(NamedTuple):
-    """What all trainings of a run share."""
-
-    config: Iteration
-    dataset: data.Dataset
-    valid: data.Split
-    out: Path
-
-    @property
-    def per_epoch(self) -> int:
-        """Steps in an epoch."""
-        return len(self.dataset.train.labels) // self.config.batch
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,63 +80,46 @@ def run(name: str, config: Iteration, place: Place) -> dict[str, Any]:
     out = place.out or Path("runs", name)
     mine = {"name": name, **identity(config)}  # pyright: ignore[reportArgumentType] # any dataclass
     refuse_another(out, mine, overwrite=place.overwrite)
-    bench = _bench(config, place, out)
+    bench = config.task(config, place)
     claim(out, mine, ["dense", "pruned"], overwrite=place.overwrite)
-    print(
-        f"{name}: {config.model.__name__} on {config.data}, {len(bench.dataset.train.labels):,}"
-        f" images to learn from, {len(bench.valid.labels):,} to decide by,"
-        f" {len(bench.dataset.test.labels):,} to test on",
-        flush=True,
-    )
-    trainers = {method: _trainer(bench, method) for method in [None, *config.methods]}
+    print(f"{name}: {config.data}, {bench.sizes}", flush=True)
+    learners = {method: _learner(config, bench, method) for method in [None, *config.methods]}
     for seed in config.seeds:  # the outer loop, so that what is there can be compared
-        dense = _dense(bench, trainers[None], seed)
+        dense = _dense(config, bench, learners[None], seed, out)
         for method in config.methods:
-            _prune(bench, trainers[method], method, seed, dense)
-    return comparison.conclude(name, config, out)
+            pruned = Pruning(config, bench, learners[method], method, seed)
+            _prune(pruned, dense, out / "pruned" / comparison.folder(method, seed))
+    return comparison.conclude(name, config, out, bench.metric)
 
 
-def _bench(config: Iteration, place: Place, out: Path) -> Bench:
-    """Read three splits; of the digits, that ship with none held out, the last 300 are."""
-    where = {"data_dir": place.data_dir, "data_from": place.data_from}
-    if config.data == data.EMBEDDED:
-        dataset = data.load(config.data)
-        images, labels = dataset.train
-        held = data.Split(images[-300:], labels[-300:])
-        return Bench(
-            config, dataset._replace(train=data.Split(images[:-300], labels[:-300])), held, out
-        )
-    dataset = data.load(config.data, splits=(config.train_split, config.test_split), **where)
-    valid = data.read(config.data, config.valid_split, data.root_of(place.data_dir))
-    return Bench(config, dataset, valid, out)
+class Pruning(NamedTuple):
+    """One method and one seed."""
+
+    config: Iteration
+    bench: Bench
+    learner: Learner
+    method: str
+    seed: int
 
 
-def _trainer(bench: Bench, method: str | None) -> train.Trainer:
+def _learner(config: Iteration, bench: Bench, method: str | None) -> Learner:
     """Return the compiled functions of a method, or of the dense training before them all."""
-    config, dataset = bench.config, bench.dataset
-    network = config.model(dataset.train.images.shape[1:], dataset.classes)
 
     def optimizer(key: jax.Array) -> Any:
         del key
         if method is None:
             steps = config.dense_epochs * bench.per_epoch
-            return optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps))
-        pulls = config.methods[method](config, bench.per_epoch, optax.adam(config.learning_rate))
-        return optax.chain(pulls, pruning.keep_masked(_whole(network, config)))
+            return config.adam(half_cosine(config.learning_rate, steps))
+        adam = config.adam(config.rate(config.learning_rate, config.rounds * config.every))
+        pulls = config.methods[method](config, bench.per_epoch, adam)
+        return optax.chain(pulls, pruning.keep_masked(_whole(bench, config)))
 
-    normalised = train.normalised(network, dataset.train.images)
-    return train.trainer(
-        normalised,
-        optimizer,
-        train.mesh_of(1),
-        per_epoch=bench.per_epoch,
-        augment=config.augment,
-    )
+    return bench.learner(optimizer)
 
 
-def _whole(network: Any, config: Iteration) -> Any:
+def _whole(bench: Bench, config: Iteration) -> Any:
     """Return masks that keep everything: biases that are still 0, too."""
-    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    params, _ = jax.eval_shape(bench.init, jax.random.key(0))
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.ones(
             leaf.shape if config.where(jax.tree_util.keystr(path), leaf) else (), bool
@@ -157,86 +128,70 @@ def _whole(network: Any, config: Iteration) -> Any:
     )
 
 
-def _dense(bench: Bench, trainer: train.Trainer, seed: int) -> train.State:
+def _dense(config: Iteration, bench: Bench, learner: Learner, seed: int, out: Path) -> State:
     """Return the dense model of a seed, trained unless that was done before."""
-    config = bench.config
-    place = bench.out / "dense" / str(seed)
+    place = out / "dense" / str(seed)
     steps = config.dense_epochs * bench.per_epoch
-    found = checkpoint.restore(place, trainer.init(jax.random.key(seed)))
+    found = checkpoint.restore(place, learner.init(jax.random.key(seed)))
     if found.step == steps:
         return found.state
-    start, state = time.perf_counter(), trainer.init(jax.random.key(seed))
-    batches = data.batches(bench.dataset.train, config.batch, seed=seed)
+    start, state = time.perf_counter(), learner.init(jax.random.key(seed))
+    batches = bench.batches(seed, 0)
     for _ in tqdm(range(steps), desc=f"dense, seed {seed}", disable=None):
-        state = trainer.step(state, *next(batches))
+        state = learner.step(state, *next(batches))
     checkpoint.save(place, steps, state, keep=1)
-    accuracy = trainer.evaluate(state, bench.valid).accuracy
+    reached = bench.metric.show(bench.evaluate(state)[bench.metric.name])
     seconds = time.perf_counter() - start
-    print(f"dense, seed {seed}: {accuracy:.2%} in {seconds:.0f} s", flush=True)
+    print(f"dense, seed {seed}: {reached} in {seconds:.0f} s", flush=True)
     return state
 
 
-def _prune(
-    bench: Bench, trainer: train.Trainer, method: str, seed: int, dense: train.State
-) -> None:
+def _prune(run: Pruning, dense: State, place: Path) -> None:
     """Run the loop for a method and a seed, unless that was done before."""
-    config, place = bench.config, bench.out / "pruned" / comparison.folder(method, seed)
+    config, bench, metric = run.config, run.bench, run.bench.metric
+    what = f"{run.method}, seed {run.seed}"
     if (place / "result.json").exists():
-        print(f"{method}, seed {seed}: was finished before")
+        print(f"{what}: was finished before")
         return
     begin = jax.tree.map(jnp.copy, (dense.params, dense.stats))  # a step donates its state
-    bar = tqdm(total=config.rounds, desc=f"{method}, seed {seed}", disable=None)
+    bar = tqdm(total=config.rounds, desc=what, disable=None)
 
     def record(row: procedures.Row, state: Any) -> None:
         del state
         bar.update(row["round"] - bar.n)
-        bar.set_postfix_str(f"{row['accuracy']:.2%} at {row['compression']:.1f}x")
+        bar.set_postfix_str(f"{metric.show(row[metric.name])} at {row['compression']:.1f}x")
 
-    training = procedures.Training(
-        _advance(bench, trainer, seed), _evaluate(bench, trainer), record=record
-    )
     with bar:
         outcome = procedures.prune_while_good(
-            trainer.init(jax.random.key(seed), begin),
-            training,
+            run.learner.init(jax.random.key(run.seed), begin),
+            procedures.Training(_advance(run), bench.evaluate, record=record),
             bound=config.bound,
             fraction=config.fraction,
             rounds=config.rounds,
+            metric=metric.name,
             directory=place,
         )
-    figures = {"method": method, "seed": seed, **comparison.figures(outcome)}
+    figures = {
+        "method": run.method,
+        "seed": run.seed,
+        **comparison.figures(outcome, metric),
+        **{f"dense_{name}": value for name, value in bench.examine(dense).items()},
+        **bench.examine(outcome.best),
+    }
     writers.replace_text(place / "result.json", json.dumps(figures))
-    print(comparison.line(figures), flush=True)
+    print(comparison.line(figures, metric), flush=True)
 
 
-def _advance(bench: Bench, trainer: train.Trainer, seed: int) -> Callable[[Any], Any]:
-    def advance(state: train.State) -> train.State:
-        for images, labels in _next(bench, seed, int(state.step)):
-            state = trainer.step(state, images, labels)
+def _advance(run: Pruning) -> Callable[[State], State]:
+    """Train until the next evaluation, in an order that the dense training had not."""
+
+    def advance(state: State) -> State:
+        batches = run.bench.batches(run.seed + 1000, int(state.step))
+        for _ in range(run.config.every):
+            state = run.learner.step(state, *next(batches))
         return state
 
     return advance
-
-
-def _next(bench: Bench, seed: int, done: int) -> Iterator[Any]:
-    """Yield the batches until the next evaluation, in an order that the dense training had not."""
-    order = data.batches(bench.dataset.train, bench.config.batch, seed=seed + 1000, start=done)
-    for _ in range(bench.config.every):
-        yield next(order)
-
-
-def _evaluate(bench: Bench, trainer: train.Trainer) -> Callable[[Any], dict[str, float]]:
-    def evaluate(state: train.State) -> dict[str, float]:
-        held = trainer.evaluate(state, bench.valid)
-        tested = trainer.evaluate(state, bench.dataset.test)
-        return {
-            "accuracy": held.accuracy,
-            "loss": held.loss,
-            "test_accuracy": tested.accuracy,
-            "test_loss": tested.loss,
-        }
-
-    return evaluate
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import jax
 import optax
 from tyro.conf import Suppress
 
-from experiments.models import Model
+from experiments.images import classification
+from experiments.task import Task
 from experiments.train import Augment
 from jaxprune import penalties
 from jaxprune.irrelevance import Quantile, decay
@@ -17,7 +18,9 @@ __all__ = [
     "METHODS",
     "Iteration",
     "Method",
+    "constant",
     "everything",
+    "half_cosine",
     "irrelevance",
     "l1",
     "l2",
@@ -27,17 +30,53 @@ __all__ = [
 
 Where = Callable[[str, jax.Array], bool]
 
+Rate = Callable[[float, int], Any]
+"""Learning rate at first, steps of the training -> a number or a schedule."""
+
+
+def constant(learning_rate: float, steps: int) -> float:
+    """Leave the learning rate as it is.
+
+    Args:
+        learning_rate: at first.
+        steps: unused.
+
+    Returns:
+        It.
+    """
+    del steps
+    return learning_rate
+
+
+def half_cosine(learning_rate: float, steps: int) -> optax.Schedule:
+    """Let the learning rate fall to 0 along half a cosine.
+
+    Args:
+        learning_rate: at first.
+        steps: of the training.
+
+    Returns:
+        The schedule.
+    """
+    return optax.cosine_decay_schedule(learning_rate, steps)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Iteration:
     """Methods and seeds, all pruned by `procedures.prune_while_good` from the same dense models."""
 
-    model: Suppress[Model]
-    """Shape of an image, classes -> network."""
+    model: Suppress[Callable[..., Any]]
+    """What the task makes a network with: of images, their shape and classes -> network."""
     methods: Suppress[Mapping[str, "Method"]]
     """Name -> what pulls on the weights; the first is what others are compared with."""
     where: Suppress[Where]
     """Which leaves are pulled and pruned, by name and leaf."""
+    task: Suppress[Task] = classification
+    """Reads the data set, makes the network, and says by what metric it is judged."""
+    adam: Suppress[Callable[[Any], Any]] = optax.adam
+    """Learning rate, a number or a schedule -> Adam."""
+    rate: Suppress[Rate] = constant
+    """The learning rate in the loop."""
     augment: Suppress[Augment | None] = None
     """PRNG key, images, labels -> those that a step learns from."""
     data: str
@@ -47,13 +86,13 @@ class Iteration:
     valid_split: str = "train[55000:]"
     """TFDS's name of the held-out split, by which the loop decides."""
     test_split: str = "test"
-    """TFDS's name of the split whose accuracy is noted, and decides nothing."""
+    """TFDS's name of the split whose metric is noted, and decides nothing."""
     dense_epochs: int = 20
     """Epochs of training before anything pulls or is pruned, by Adam along half a cosine."""
     batch: int = 100
     """Examples a step."""
     learning_rate: float = 1e-3
-    """Adam's, constant in the loop."""
+    """Adam's, at first."""
     strength: float = 1e-3
     """Of the penalty after each prune; it fades to 0 in an epoch."""
     every: int = 250
@@ -63,7 +102,7 @@ class Iteration:
     rounds: int = 240
     """Evaluations in the loop."""
     bound: float = 0.98
-    """Validation accuracy above which the loop prunes."""
+    """Of the held-out split's metric, above which the loop prunes."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Of the initial params and of the order of the examples."""
 

@@ -15,6 +15,7 @@ from experiments import comparison, iterate, iterations, models
 from experiments.identity import identity
 from experiments.iteration import METHODS, Iteration, everything
 from experiments.place import Place
+from experiments.task import METRICS
 from jaxprune import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -141,5 +142,6 @@ def test_every_method_of_a_comparison_makes_an_optimizer(name):
 def test_committed_comparisons_are_what_the_page_shows(file):
     whole = json.loads(file.read_text())
     page = (RESULTS.parents[2] / "docs" / "irrelevance.md").read_text()
-    assert comparison.table(whole["comparison"]) in page and whole["command"] in page
+    table = comparison.table(whole["comparison"], METRICS[whole["metric"]])
+    assert table in page and whole["command"] in page
     assert whole["config"].keys() == identity(iterations.find(file.stem)).keys()

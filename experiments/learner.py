@@ -1,0 +1,169 @@
+"""The pure part of training any network: a state, a step. Nothing here touches the world."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+__all__ = ["Learner", "Loss", "State", "counted", "learner", "mesh_of"]
+
+Loss = Callable[..., tuple[jax.Array, Any]]
+"""Params, statistics, PRNG key of the step, batch -> mean loss, and the statistics moved on."""
+
+
+class State(NamedTuple):
+    """Everything that moves; all of it is in a checkpoint. The step also says which data come next.
+
+    Attributes:
+        step: int32, updates so far.
+        params: the network's.
+        stats: the network's running statistics.
+        key: of what a step draws for itself; it stays, and the step is folded in.
+        opt_state: the optimizer's and the pruner's, with its masks and keys.
+        loss: float32, sum of the batches' losses in this epoch so far.
+        broken_at: int32, first step whose loss was not finite; 0 while there was none.
+    """
+
+    step: jax.Array
+    params: Any
+    stats: Any
+    key: jax.Array
+    opt_state: Any
+    loss: jax.Array
+    broken_at: jax.Array
+
+
+class Learner(NamedTuple):
+    """The compiled functions that train with one loss and one optimizer.
+
+    Attributes:
+        init: PRNG key, and the params and statistics to begin with where they are not drawn ->
+            state.
+        step: state (donated), arrays of a batch -> state.
+        traces: how often each function was traced: once a shape of batches, whatever a run does.
+    """
+
+    init: Callable[..., State]
+    step: Callable[..., State]
+    traces: dict[str, int]
+
+
+def mesh_of(devices: int) -> Mesh:
+    """Return a mesh over the first local devices, whose one axis splits a batch.
+
+    Args:
+        devices: how many; 0 for all.
+
+    Returns:
+        The mesh.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    there = jax.local_devices()
+    if devices > len(there):
+        raise ValueError(f"`devices={devices}`, but there are {len(there)} here; 0 takes them all.")
+    chosen = there[: devices or None]
+    return jax.make_mesh(
+        (len(chosen),), ("batch",), axis_types=(jax.sharding.AxisType.Auto,), devices=chosen
+    )
+
+
+def learner(
+    init: Callable[[jax.Array], tuple[Any, Any]],
+    loss: Loss,
+    optimizer: Callable[[jax.Array], optax.GradientTransformation],
+    mesh: Mesh,
+    *,
+    per_epoch: int,
+) -> Learner:
+    """Return the functions that minimise any loss data-parallel over a mesh.
+
+    Args:
+        init: PRNG key -> params and statistics.
+        loss: what is minimised; its key is that of the state with the step folded in.
+        optimizer: PRNG key -> transform; the key may reach its state only.
+        mesh: of `mesh_of`; it divides the first axis of a batch's arrays.
+        per_epoch: steps over which losses are summed up.
+
+    Returns:
+        The functions.
+    """
+    whole = NamedSharding(mesh, PartitionSpec())
+    split = NamedSharding(mesh, PartitionSpec("batch"))
+    update = optax.with_extra_args_support(optimizer(jax.random.key(0))).update
+    traces: dict[str, int] = {}
+    step = jax.jit(
+        counted(_step(loss, update, per_epoch), traces), donate_argnums=0, out_shardings=whole
+    )
+
+    def advance(state: State, *batch: np.ndarray) -> State:
+        state = step(state, *jax.device_put(batch, split))
+        if mesh.size > 1 and jax.default_backend() == "cpu":
+            # Two steps under way would wait for each other's all-reduce in the one thread pool.
+            jax.block_until_ready(state.step)
+        return state
+
+    return Learner(jax.jit(_init(init, optimizer), out_shardings=whole), advance, traces)
+
+
+def counted(fn: Callable[..., Any], traces: dict[str, int]) -> Callable[..., Any]:
+    """Count how often JAX runs the Python of a function, which is once a compilation.
+
+    Args:
+        fn: what is compiled.
+        traces: where it is counted, by the function's name.
+
+    Returns:
+        The function.
+    """
+    traces[fn.__name__] = 0
+
+    def traced(*args: Any) -> Any:
+        traces[fn.__name__] += 1
+        return fn(*args)
+
+    return traced
+
+
+def _init(draw: Callable[..., Any], optimizer: Callable[..., Any]) -> Callable[..., State]:
+    def init(key: jax.Array, begin: tuple[Any, Any] | None = None) -> State:
+        of_params, of_optimizer = jax.random.split(key)
+        params, stats = draw(of_params) if begin is None else begin
+        opt_state = optimizer(of_optimizer).init(params)
+        return State(
+            step=jnp.int32(0),
+            params=params,
+            stats=stats,
+            key=jax.random.fold_in(of_params, 1),
+            opt_state=opt_state,
+            loss=jnp.float32(0),
+            broken_at=jnp.int32(0),
+        )
+
+    return init
+
+
+def _step(loss_of: Loss, update: Callable[..., Any], per_epoch: int) -> Callable[..., State]:
+    def step(state: State, *batch: jax.Array) -> State:
+        example = (state.stats, jax.random.fold_in(state.key, state.step), *batch)
+        (loss, stats), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params, *example)
+        given = {"grad": grads, "value": loss, "obj_fn": lambda p: loss_of(p, *example)[0]}
+        updates, opt_state = update(grads, state.opt_state, state.params, **given)
+        number = state.step + 1
+        breaks = (state.broken_at == 0) & ~jnp.isfinite(loss)
+        return State(
+            step=number,
+            params=optax.apply_updates(state.params, updates),
+            stats=stats,
+            key=state.key,
+            opt_state=opt_state,
+            loss=jnp.where(state.step % per_epoch == 0, 0, state.loss) + loss,
+            broken_at=jnp.where(breaks, number, state.broken_at),
+        )
+
+    return step
