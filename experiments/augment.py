@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-__all__ = ["crop_and_flip", "turn_and_flip"]
+__all__ = ["crop_and_flip", "crop_at_scale", "turn_and_flip"]
 
 
 def crop_and_flip(
@@ -39,6 +39,62 @@ def crop_and_flip(
         return jnp.where(mirror, cut[:, ::-1], cut)
 
     return jax.vmap(one)(padded, shifts, mirrored), labels
+
+
+def crop_at_scale(
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    side: int = 224,
+    areas: tuple[float, float] = (0.08, 1.0),
+) -> tuple[jax.Array, jax.Array]:
+    """Cut a part of random size, shape and place out of each image, scale it, mirror every other.
+
+    Args:
+        key: PRNG key.
+        images: uint8 `(batch, height, width, channels)`.
+        labels: int32 `(batch,)`.
+        side: of what comes out, in pixels.
+        areas: smallest and largest fraction of an image that a part covers; its sides are in a
+            ratio of 3 : 4 to 4 : 3, and a side that would not fit is as long as the image's.
+
+    Returns:
+        uint8 `(batch, side, side, channels)`, and the labels.
+
+    References:
+        Szegedy et al., "Going deeper with convolutions", 2015, section 6; theirs draws again where
+        a part does not fit.
+
+    Example:
+        >>> images = jnp.ones((2, 16, 16, 3), jnp.uint8)
+        >>> crop_at_scale(jax.random.key(0), images, jnp.zeros(2, int), side=8)[0].shape
+        (2, 8, 8, 3)
+    """
+    count, height, width, channels = images.shape
+    whole = jnp.array([height, width], jnp.float32)
+    of_areas, of_ratios, of_places, of_mirrors = jax.random.split(key, 4)
+    low, high = areas
+    area = height * width * jax.random.uniform(of_areas, (count, 1), minval=low, maxval=high)
+    ratio = (4 / 3) ** jax.random.uniform(of_ratios, (count, 1), minval=-1, maxval=1)
+    sides = jnp.minimum(jnp.sqrt(area * jnp.concatenate([ratio, 1 / ratio], axis=1)), whole)
+    corners = jax.random.uniform(of_places, (count, 2)) * (whole - sides)
+    mirrored = jax.random.bernoulli(of_mirrors, shape=(count,))
+
+    def one(image: jax.Array, part: jax.Array, corner: jax.Array, mirror: jax.Array) -> jax.Array:
+        scale = side / part
+        cut = jax.image.scale_and_translate(
+            image.astype(jnp.float32),
+            (side, side, channels),
+            (0, 1),
+            scale,
+            -corner * scale,
+            "linear",
+        )
+        cut = jnp.clip(jnp.round(cut), 0, 255).astype(image.dtype)
+        return jnp.where(mirror, cut[:, ::-1], cut)
+
+    return jax.vmap(one)(images, sides, corners, mirrored), labels
 
 
 def turn_and_flip(

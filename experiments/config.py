@@ -10,7 +10,7 @@ import jax
 import optax
 from tyro.conf import Suppress
 
-from experiments.data import Dataset
+from experiments.data import Dataset, load
 from experiments.models import Model, Network
 from experiments.train import Augment, State, Target
 from jaxprune import pruning, schedules, scores
@@ -187,6 +187,8 @@ class Config:
     """PRNG key, images, labels -> images and labels that a step learns from."""
     target: Suppress[Target] = labels_themselves
     """Labels of the data set -> the classes that the network learns."""
+    load: Suppress[Callable[..., Dataset]] = load
+    """Name of the data set, and the keywords of `data.load` -> the data set."""
     variants: Suppress[Mapping[str, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
     """Name -> fields that differ: methods and their controls, side by side. A variant's field goes
     before the same field on the command line. Without any, those of `after` go on."""

@@ -6,9 +6,9 @@ after as the pushing takes, or push by the full penalty at once, or train from s
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,37 @@ from experiments.config import Config, Finished, keep_zeros
 from experiments.train import State
 from jaxprune import growing, masks
 from jaxprune._tree import map_named, named_leaves
-from jaxprune.growing import Growth
+from jaxprune.granularity import Granularity, entries, filters
+from jaxprune.growing import PRESETS, Growth
 
-__all__ = ["Layers", "all_leaves", "comparison", "momentum"]
+__all__ = [
+    "ENTRIES",
+    "FILTERS",
+    "Layers",
+    "Units",
+    "all_leaves",
+    "both",
+    "comparison",
+    "momentum",
+    "ratios",
+    "stepped",
+]
 
-Layers = tuple[tuple[str, float | None], ...]
-"""(pattern of the path, ratio) of the layers that lose filters; `None`: the sparsity asked for."""
+Layers = tuple[tuple[str, float | Mapping[float, float] | None], ...]
+"""(pattern of the path, ratio) of the layers that lose units. The ratio may hang on the sparsity
+asked for: `None` is that sparsity itself, a mapping says which one goes with which."""
+
+
+class Units(NamedTuple):
+    """What goes, as one value.
+
+    Attributes:
+        granularity: what a unit is.
+        remove: params, masks of the kernels -> params without the units, and what else is theirs.
+    """
+
+    granularity: Granularity
+    remove: Callable[[Any, Any], Any]
 
 
 def momentum(
@@ -44,6 +69,49 @@ def momentum(
         config.learning_rate, {int(part * steps): 0.1 for part in decays}
     )
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=0.9))
+
+
+stepped = partial(momentum, decays=(0.5, 0.75))
+"""Momentum SGD whose learning rate falls tenfold at a half and at three quarters of the run."""
+
+
+def both(preset: str) -> dict[str, Growth]:
+    """Return the two published methods under one of the library's presets.
+
+    Args:
+        preset: a key of `jaxprune.growing.PRESETS`.
+
+    Returns:
+        Name of the method -> schedule of its penalty.
+
+    Example:
+        >>> [(name, growth.pick_ceiling) for name, growth in both("cifar").items()]
+        [('GReg-1', None), ('GReg-2', 0.01)]
+    """
+    return {"GReg-1": PRESETS[preset].at_start(), "GReg-2": PRESETS[preset]}
+
+
+def ratios(layers: Layers, sparsity: float) -> dict[str, float]:
+    """Return the fraction of its units that each layer loses.
+
+    Args:
+        layers: patterns and their ratios.
+        sparsity: the one asked for.
+
+    Returns:
+        Pattern -> ratio.
+
+    Example:
+        >>> ratios((("early/*", None), ("late/*", {0.6: 0.21}), ("first/*", 0.0)), 0.6)
+        {'early/*': 0.6, 'late/*': 0.21, 'first/*': 0.0}
+    """
+
+    def of(ratio: float | Mapping[float, float] | None) -> float:
+        if ratio is None:
+            return sparsity
+        return ratio[sparsity] if isinstance(ratio, Mapping) else ratio
+
+    return {pattern: of(ratio) for pattern, ratio in layers}
 
 
 def all_leaves(path: str, leaf: jax.Array) -> bool:
@@ -68,6 +136,7 @@ def comparison(
     growths: Mapping[str, Growth],
     *,
     inputs: tuple[tuple[int, int, int], int],
+    units: Units | None = None,
 ) -> Config:
     """Return the whole experiment: GReg beside its controls.
 
@@ -79,10 +148,15 @@ def comparison(
         tuning: fields of the fine-tuning, likewise, with its sparsities.
         growths: name of the method -> schedule of its penalty.
         inputs: shape of an image and number of classes, for the control from scratch.
+        units: what goes; `FILTERS` unless said.
 
     Returns:
         The config of the last stage.
     """
+    # What is as usual is not spelled out: by its spelling a run is known as the same one.
+    kind: dict[str, Any] = {} if units is None else {"units": units}
+    descent = pushing["optimizer"]
+    pace = {} if descent is momentum else {"descent": descent}
     base = dataclasses.replace(base, stage="base", sparsities=(0.0,))
     longer = dataclasses.replace(base, after=base, stage="longer", **pushing)
     pushed = dataclasses.replace(
@@ -92,11 +166,12 @@ def comparison(
         optimizer=_aside,
         examine=_growth,
         variants={
-            name: {"pruner": partial(_pushed, layers=layers, growth=growth)}
+            name: {"pruner": partial(_pushed, layers=layers, growth=growth, **kind, **pace)}
             for name, growth in growths.items()
         },
     )
-    stroke = partial(_at_one_stroke, layers=layers)
+    stroke = partial(_at_one_stroke, layers=layers, **kind)
+    removed = partial(_removed, **kind) if kind else _removed
     more = tuning["epochs"] + pushing["epochs"]
     return dataclasses.replace(
         base,
@@ -110,10 +185,10 @@ def comparison(
             "one-shot, trained longer before": {"after": longer},
             "one-shot, tuned longer after": {"epochs": more},
             "from scratch": {
-                "begin": partial(_from_scratch, layers=layers, inputs=inputs),
+                "begin": partial(_from_scratch, layers=layers, inputs=inputs, **kind),
                 **{name: getattr(base, name) for name in ("epochs", "learning_rate", "optimizer")},
             },
-            **{name: {"after": pushed, "begin": _removed} for name in growths},
+            **{name: {"after": pushed, "begin": removed} for name in growths},
         },
         **tuning,
     )
@@ -123,58 +198,6 @@ def _aside(config: Config, steps: int) -> optax.GradientTransformation:
     """Return nothing: the pruner's chain has the optimizer in its midst."""
     del config, steps
     return optax.identity()
-
-
-def _penalty(layers: Layers, sparsity: float, growth: Growth) -> optax.GradientTransformation:
-    ratios = {pattern: sparsity if ratio is None else ratio for pattern, ratio in layers}
-    return growing.add_growing_penalty(ratios, growth)
-
-
-def _pushed(
-    config: Config, steps: int, sparsity: float, key: jax.Array, *, layers: Layers, growth: Growth
-) -> optax.GradientTransformation:
-    del key
-    return optax.chain(_penalty(layers, sparsity, growth), momentum(config, steps))
-
-
-def _removed(config: Config, sparsity: float, key: jax.Array, state: State) -> tuple[Any, Any]:
-    """Remove what has been pushed, which must have come to its end."""
-    del config, key
-    seen = growing.read(state.opt_state, state.params)
-    if seen.phase != growing.DONE:
-        raise ValueError(
-            f"The penalty of sparsity {sparsity} is in phase {seen.phase} after {state.step} steps;"
-            " give the pushing more epochs, or a schedule that ends earlier."
-        )
-    return _without(state.params, seen.masks), state.stats
-
-
-def _at_one_stroke(
-    config: Config, sparsity: float, key: jax.Array, state: State, *, layers: Layers
-) -> tuple[Any, Any]:
-    del config, key
-    return _without(state.params, _smallest(state.params, sparsity, layers)), state.stats
-
-
-def _from_scratch(
-    config: Config,
-    sparsity: float,
-    key: jax.Array,
-    state: State,
-    *,
-    layers: Layers,
-    inputs: tuple[tuple[int, int, int], int],
-) -> tuple[Any, Any]:
-    """Begin anew with the widths that the others have: which filters go is no matter."""
-    params, stats = config.model(*inputs).init(key)
-    # What is 0 stays 0, so biases begin a hair off it.
-    params = jax.tree.map(lambda leaf: jnp.where(leaf == 0, 1e-8, leaf), params)
-    return _without(params, _smallest(state.params, sparsity, layers)), stats
-
-
-def _smallest(params: Any, sparsity: float, layers: Layers) -> Any:
-    """Return the masks of one-shot pruning: GReg-1's set before its first step."""
-    return growing.read(_penalty(layers, sparsity, Growth()).init(params), params).masks
 
 
 def _without(params: Any, kept: Any) -> Any:
@@ -188,6 +211,83 @@ def _without(params: Any, kept: Any) -> Any:
         own |= {name: mask, f"{place}bias": units, f"{norm}bias": units, f"{norm}scale": units}
     whole = map_named(lambda name, leaf: own.get(name, jnp.array(True)), params)
     return masks.apply(params, whole)
+
+
+FILTERS = Units(filters(), _without)
+"""Filters and nodes."""
+ENTRIES = Units(entries(), masks.apply)
+"""Single weights; biases and norms stay."""
+
+
+def _penalty(
+    layers: Layers, sparsity: float, growth: Growth, units: Units
+) -> optax.GradientTransformation:
+    given = ratios(layers, sparsity)
+    return growing.add_growing_penalty(given, growth, granularity=units.granularity)
+
+
+def _pushed(
+    config: Config,
+    steps: int,
+    sparsity: float,
+    key: jax.Array,
+    *,
+    layers: Layers,
+    growth: Growth,
+    units: Units = FILTERS,
+    descent: Callable[..., optax.GradientTransformation] = momentum,
+) -> optax.GradientTransformation:
+    del key
+    return optax.chain(_penalty(layers, sparsity, growth, units), descent(config, steps))
+
+
+def _removed(
+    config: Config, sparsity: float, key: jax.Array, state: State, *, units: Units = FILTERS
+) -> tuple[Any, Any]:
+    """Remove what has been pushed, which must have come to its end."""
+    del config, key
+    seen = growing.read(state.opt_state, state.params)
+    if seen.phase != growing.DONE:
+        raise ValueError(
+            f"The penalty of sparsity {sparsity} is in phase {seen.phase} after {state.step} steps;"
+            " give the pushing more epochs, or a schedule that ends earlier."
+        )
+    return units.remove(state.params, seen.masks), state.stats
+
+
+def _at_one_stroke(
+    config: Config,
+    sparsity: float,
+    key: jax.Array,
+    state: State,
+    *,
+    layers: Layers,
+    units: Units = FILTERS,
+) -> tuple[Any, Any]:
+    del config, key
+    return units.remove(state.params, _smallest(state.params, sparsity, layers, units)), state.stats
+
+
+def _from_scratch(
+    config: Config,
+    sparsity: float,
+    key: jax.Array,
+    state: State,
+    *,
+    layers: Layers,
+    inputs: tuple[tuple[int, int, int], int],
+    units: Units = FILTERS,
+) -> tuple[Any, Any]:
+    """Begin anew with the widths that the others have: which filters go is no matter."""
+    params, stats = config.model(*inputs).init(key)
+    # What is 0 stays 0, so biases begin a hair off it.
+    params = jax.tree.map(lambda leaf: jnp.where(leaf == 0, 1e-8, leaf), params)
+    return units.remove(params, _smallest(state.params, sparsity, layers, units)), stats
+
+
+def _smallest(params: Any, sparsity: float, layers: Layers, units: Units) -> Any:
+    """Return the masks of one-shot pruning: GReg-1's set before its first step."""
+    return growing.read(_penalty(layers, sparsity, Growth(), units).init(params), params).masks
 
 
 def _growth(finished: Finished) -> dict[str, float]:

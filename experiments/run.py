@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import tyro
 from tqdm import tqdm
@@ -25,6 +26,9 @@ from experiments.place import Place, claim, refuse_another
 from jaxprune import checkpoint, report
 
 __all__ = ["main", "run"]
+
+_SAMPLE = 4096
+"""Images, about, whose mean and deviation stand for those of a set that is not in memory."""
 
 
 class Training(NamedTuple):
@@ -126,15 +130,14 @@ def _bench(place: Place, out: Path) -> Callable[[grid.Cell], Training]:
     """Return what makes a training of a cell; data and compiled steps are shared where they can."""
 
     @functools.cache
-    def dataset(name: str, train_split: str, test_split: str) -> data.Dataset:
-        splits = (train_split, test_split)
-        return data.load(name, splits=splits, data_dir=place.data_dir, data_from=place.data_from)
+    def dataset(load: Callable[..., data.Dataset], name: str, *splits: str) -> data.Dataset:
+        return load(name, splits=splits, data_dir=place.data_dir, data_from=place.data_from)
 
     trainers: dict[tuple[str, str, float], train.Trainer] = {}
 
     def bench(cell: grid.Cell) -> Training:
         config = cell.config
-        examples = dataset(config.data, config.train_split, config.test_split)
+        examples = dataset(config.load, config.data, config.train_split, config.test_split)
         steps = config.epochs * (len(examples.train.labels) // config.batch)
         shared = (config.stage, cell.variant, cell.sparsity)
         if shared not in trainers:
@@ -165,8 +168,11 @@ def _trainer(cell: grid.Cell, dataset: data.Dataset, steps: int) -> train.Traine
 
 
 def _network(config: Config, dataset: data.Dataset) -> Network:
-    model = config.model(dataset.train.images.shape[1:], dataset.classes)
-    return train.normalised(model, dataset.train.images)
+    images = dataset.train.images
+    model = config.model(images.shape[1:], dataset.classes)
+    if not isinstance(images, np.ndarray):  # on the disk, so a sample has to do
+        images = images[:: max(1, len(images) // _SAMPLE)]
+    return train.normalised(model, images)
 
 
 def _optimizer(config: Config, steps: int, sparsity: float, key: jax.Array) -> Any:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import greg, grid
+from experiments import configs, greg, grid
 from experiments.configs.greg_lenet300 import config
 from experiments.models.lenet300 import lenet300
 from jaxprune.growing import Growth
@@ -25,8 +25,10 @@ def trained() -> Any:
     return jax.tree.map(lambda p: jnp.where(p == 0, 0.1, p), params)
 
 
-def pushed(params: Any, growth: Growth, steps: int) -> SimpleNamespace:
-    tx = greg._pushed(config, 10, 0.5, jax.random.key(0), layers=LAYERS, growth=growth)
+def pushed(
+    params: Any, growth: Growth, steps: int, layers: greg.Layers = LAYERS, **own: Any
+) -> Any:
+    tx = greg._pushed(config, 10, 0.5, jax.random.key(0), layers=layers, growth=growth, **own)
     state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(steps):
         _, state = update(jax.tree.map(jnp.zeros_like, params), state, params)
@@ -41,7 +43,7 @@ def zeros(params: Any) -> dict[str, int]:
 def test_a_pushed_network_loses_what_one_stroke_takes_with_its_biases(params: Any) -> None:
     key = jax.random.key(0)
     ours, _ = greg._removed(config, 0.5, key, pushed(params, QUICK, 6))
-    base = SimpleNamespace(params=params, stats={})
+    base: Any = SimpleNamespace(params=params, stats={})
     theirs, _ = greg._at_one_stroke(config, 0.5, key, base, layers=LAYERS)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     fresh, _ = greg._from_scratch(config, 0.5, key, base, layers=LAYERS, inputs=INPUTS)
@@ -77,3 +79,21 @@ def test_the_figures_of_a_pushing_are_told_by_layer(params: Any) -> None:
     found = greg._growth(finished)
     assert found["overlap hidden_1"] == 1 and found["ratio hidden_2"] > 1
     assert isinstance(config.variants["from scratch"]["begin"], partial)
+
+
+def test_single_weights_go_without_their_biases(params: Any) -> None:
+    key, kernels, units = jax.random.key(0), (("*/kernel", None),), {"units": greg.ENTRIES}
+    ended = pushed(params, QUICK, 6, kernels, **units)
+    ours, _ = greg._removed(config, 0.5, key, ended, **units)
+    theirs, _ = greg._at_one_stroke(config, 0.5, key, ended, layers=kernels, **units)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert sorted(zeros(ours).values()) == [0, 0, 0, 3 * 50, 16 * 150, 300 * 50]
+
+
+def test_a_pushing_descends_as_its_stage_says() -> None:
+    stages = grid.stages(configs.find("greg_resnet50_imagenet"))
+    pruner: Any = stages["pushed"].variants["GReg-1"]["pruner"]
+    assert pruner.keywords["descent"].keywords == {"weight_decay": 1e-4}
+    steps = 1_281_167 // stages["pushed"].batch * stages["pushed"].epochs
+    assert steps > 54_500 + 40_000
+    assert {stage.batch for stage in stages.values()} == {64, 256}

@@ -8,35 +8,35 @@ weight by some 20 nats. GReg-2 picks at 0.5 instead of the published 0.01, where
 differ from GReg-1 in so few steps. Some ten minutes on two cores.
 """
 
-from functools import partial
-
 from experiments.config import Config
-from experiments.greg import comparison, momentum
+from experiments.greg import comparison, momentum, stepped
 from experiments.models.lenet300 import lenet300
 from jaxprune.growing import Growth
 
-__all__ = ["config"]
+__all__ = ["BASE", "GROWTHS", "PUSHING", "config"]
 
-_GREG1 = Growth(every=2, increment=5e-3, hold=60)
-
-_BASE = Config(
+BASE = Config(
     model=lenet300,
     data="mnist",
     epochs=4,
     learning_rate=0.05,
-    optimizer=partial(momentum, decays=(0.5, 0.75)),
+    optimizer=stepped,
     seeds=(0, 1, 2),
 )
+PUSHING = {"epochs": 1, "learning_rate": 0.01, "optimizer": momentum}
+
+_GREG1 = Growth(every=2, increment=5e-3, hold=60)
+GROWTHS = {
+    "GReg-1": _GREG1,
+    "GReg-2": _GREG1._replace(pick_ceiling=0.5, pick_increment=5e-3),
+    "jump": Growth(every=1, increment=1.0, ceiling=0.0, hold=460),
+}
 
 config = comparison(
-    _BASE,
+    BASE,
     (("hidden_*/kernel", None),),
-    pushing={"epochs": 1, "learning_rate": 0.01, "optimizer": momentum},
+    pushing=PUSHING,
     tuning={"epochs": 1, "learning_rate": 0.01, "sparsities": (0.5, 0.7, 0.9, 0.95)},
-    growths={
-        "GReg-1": _GREG1,
-        "GReg-2": _GREG1._replace(pick_ceiling=0.5, pick_increment=5e-3),
-        "jump": Growth(every=1, increment=1.0, ceiling=0.0, hold=460),
-    },
+    growths=GROWTHS,
     inputs=((28, 28, 1), 10),
 )

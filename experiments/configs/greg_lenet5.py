@@ -8,10 +8,8 @@ an eleventh of the published ones, at ten times their learning rate. Some 330 tr
 accelerator, or for hours.
 """
 
-from functools import partial
-
 from experiments.config import Config
-from experiments.greg import comparison, momentum
+from experiments.greg import comparison, momentum, stepped
 from experiments.models.lenet5 import lenet5
 from jaxprune.growing import Growth
 
@@ -24,7 +22,7 @@ _BASE = Config(
     data="mnist",
     epochs=20,
     learning_rate=0.05,
-    optimizer=partial(momentum, decays=(0.5, 0.75)),
+    optimizer=stepped,
     seeds=(0, 1, 2),
 )
 
@@ -35,7 +33,7 @@ config = comparison(
     tuning={
         "epochs": 10,
         "learning_rate": 0.01,
-        "optimizer": partial(momentum, decays=(0.5, 0.75)),
+        "optimizer": stepped,
         "sparsities": (0.5, 0.7, 0.9, 0.95),
     },
     growths={

@@ -7,9 +7,8 @@ fine-tuning, where ours are those of the last epoch). Of the filters of each blo
 convolution 75, 75 and 32 % go in the three stages, 43 % of all weights. Not run here.
 """
 
-from experiments.configs.greg_resnet56 import _BASE, _STEPPED
-from experiments.greg import comparison, momentum
-from jaxprune.growing import PRESETS
+from experiments.configs.greg_resnet56 import _BASE
+from experiments.greg import both, comparison, momentum, stepped
 
 __all__ = ["config"]
 
@@ -26,9 +25,9 @@ config = comparison(
     tuning={
         "epochs": 120,
         "learning_rate": 0.01,
-        "optimizer": _STEPPED,
+        "optimizer": stepped,
         "sparsities": (0.43,),
     },
-    growths={"GReg-1": PRESETS["cifar"].at_start(), "GReg-2": PRESETS["cifar"]},
+    growths=both("cifar"),
     inputs=((32, 32, 3), 10),
 )

@@ -8,17 +8,12 @@ and 57.09 by GReg-1 (the paper's, best over the epochs of fine-tuning, where our
 last epoch). Not run here: some 900 epochs a training, for an accelerator.
 """
 
-from functools import partial
-
 from experiments.augment import crop_and_flip
 from experiments.config import Config
-from experiments.greg import comparison, momentum
+from experiments.greg import both, comparison, momentum, stepped
 from experiments.models.vgg import vgg19
-from jaxprune.growing import PRESETS
 
 __all__ = ["config"]
-
-_STEPPED = partial(momentum, decays=(0.5, 0.75))
 
 _BASE = Config(
     model=vgg19,
@@ -27,7 +22,7 @@ _BASE = Config(
     epochs=200,
     batch=256,
     learning_rate=0.1,
-    optimizer=_STEPPED,
+    optimizer=stepped,
     seeds=(0, 1, 2),
 )
 
@@ -38,9 +33,9 @@ config = comparison(
     tuning={
         "epochs": 120,
         "learning_rate": 0.01,
-        "optimizer": _STEPPED,
+        "optimizer": stepped,
         "sparsities": (0.5, 0.6, 0.7, 0.8, 0.9),
     },
-    growths={"GReg-1": PRESETS["cifar"].at_start(), "GReg-2": PRESETS["cifar"]},
+    growths=both("cifar"),
     inputs=((32, 32, 3), 100),
 )
