@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import configs, greg, grid
+from experiments import configs, greg, greg_picks, grid
 from experiments.configs.greg_lenet300 import config
 from experiments.models.lenet300 import lenet300
+from jaxprune import growing
 from jaxprune.growing import Growth
 
 LAYERS = (("hidden_*/kernel", None),)
@@ -97,3 +98,42 @@ def test_a_pushing_descends_as_its_stage_says() -> None:
     steps = 1_281_167 // stages["pushed"].batch * stages["pushed"].epochs
     assert steps > 54_500 + 40_000
     assert {stage.batch for stage in stages.values()} == {64, 256}
+
+
+def test_a_penalty_grows_on_what_was_picked_after_a_while() -> None:
+    params = {"hidden": {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]])}, "output": jnp.ones((4, 2))}
+    curvature = jax.tree.map(jnp.ones_like, params)
+    curvature["hidden"]["kernel"] = jnp.array([[90.0, 1.0, 1.0, 1.0]])
+    quick, key = Growth(every=1, increment=0.5, hold=1), jax.random.key(0)
+
+    for pick, kept, agrees in (("weight", [0, 0, 1, 1], 1.0), ("curvature", [1, 0, 0, 1], 0.5)):
+        what: Any = {"after": 2, "score": greg_picks.PICKS[pick], "pattern": "hidden/*"}
+        tx = greg_picks.grow_on_picked(quick, 0.5, key, **what)
+        state, update = tx.init(params), jax.jit(tx.update)
+        pulls, states = [], []
+        for _ in range(8):
+            grads = jax.tree.map(jnp.zeros_like, params)
+            pulled, state = update(grads, state, params, curvature=curvature)
+            pulls.append(pulled["hidden"]["kernel"])
+            states.append(state)
+            assert not np.any(pulled["output"])
+        assert not np.any(pulls[1]) and jnp.isnan(states[1].agreement)
+        np.testing.assert_array_equal(pulls[2] > 0, [[not k for k in kept]])
+        seen = growing.read(states[2], params)
+        assert seen.masks["hidden"]["kernel"].tolist() == [[bool(k) for k in kept]]
+        assert states[2].agreement == agrees and seen.phase == growing.penalty.PUSHING
+        assert states[7].grown.phase == growing.DONE
+
+
+def test_every_pick_is_pushed_and_removed_at_one_stroke() -> None:
+    compared = configs.find("greg_lenet300_picks")
+    cells = grid.cells(compared)
+    assert {cell.variant for cell in cells} == {
+        f"{method} by {pick}" for method in ("one-shot", "GReg-1") for pick in greg_picks.PICKS
+    }
+    for cell in cells:
+        earlier: Any = grid.before(cell)
+        assert (earlier.variant, earlier.sparsity) == (cell.variant, cell.sparsity)
+        assert earlier.config.stage == ("pushed" if "GReg" in cell.variant else "picked")
+        # One epoch to measure; from there on as many steps for all.
+        assert earlier.config.epochs + cell.config.epochs == 3
