@@ -43,7 +43,7 @@ LAYERS = (
     {"structure.shrink", "structure.fold"},
     # Ring 3: state over steps, as optax transforms.
     {"growing._layers"},
-    {"growing._growth"},
+    {"growing._growth", "growing._units"},
     {"one_shot", "penalties", "dynamics.removal", "irrelevance.relevance"},
     {
         "pruning",

@@ -39,9 +39,13 @@ class Layer(NamedTuple):
     peers: tuple[int, ...]
 
 
-def count_of(ratio: float, units: int) -> int:
-    """Return `min(ceil(ratio * units), units - 1)`, with a slack of 1e-9: 0.07 of 100 are 7."""
-    return max(0, min(math.ceil(ratio * units - 1e-9), units - 1))
+def count_of(ratio: float, units: int, multiple: int = 1) -> int:
+    """Return `min(ceil(ratio * units), units - 1)`, with a slack of 1e-9: 0.07 of 100 are 7.
+
+    Of a granularity that keeps multiples only, fewer go.
+    """
+    kept = units - max(0, min(math.ceil(ratio * units - 1e-9), units - 1))
+    return units - min(-(-kept // multiple) * multiple, units)
 
 
 def layers_of(
@@ -74,8 +78,8 @@ def layers_of(
             raise ValueError(_no_such_layer(pattern, [name for name, n in sizes.items() if n]))
         of_leaf.update(dict.fromkeys(hits, ratio))
     sites = [(i, name, of_leaf[name], size) for i, (name, size) in enumerate(sizes.items())]
-    lose = [(i, name, r, count_of(r, n)) for i, name, r, n in sites if count_of(r, n)]
-    flat = jax.tree.leaves(params)
+    counts = [(i, name, r, count_of(r, n, granularity.multiple)) for i, name, r, n in sites]
+    lose, flat = [site for site in counts if site[3]], jax.tree.leaves(params)
     return [
         Layer(name, i, r, count, sizes[name] < flat[i].size, (k,))
         for k, (i, name, r, count) in enumerate(lose)

@@ -21,7 +21,7 @@ import optax
 from jax.core import Tracer
 
 from jaxprune._branch import update_if
-from jaxprune._tree import is_kernel
+from jaxprune._tree import is_kernel, named_leaves
 from jaxprune._types import Array, Masks, Params, Where
 from jaxprune.granularity import Granularity, filters
 from jaxprune.growing._growth import (
@@ -33,7 +33,8 @@ from jaxprune.growing._growth import (
     smallest,
     start,
 )
-from jaxprune.growing._layers import Layer, layers_of, layers_under, spread, tied
+from jaxprune.growing._layers import Layer, layers_of, layers_under, tied
+from jaxprune.growing._units import by_row, everywhere, placed, rows_of_masks, sites
 from jaxprune.structure.plan import Plan
 
 __all__ = [
@@ -68,8 +69,9 @@ class AddGrowingPenaltyState(NamedTuple):
         ended: int32 scalar, optimizer steps before the last update of the last layer; -1 until it.
         phase: int32 scalar, of the step to come: 0 picking, 1 pushing, 2 holding, 3 done.
         layers: a `GrowthOfLayer`.
-        doomed: tree like the params of booleans over units, 0-d `False` where no unit goes. Before
-            the pick it is what the magnitudes at the start would doom.
+        doomed: tree like the params of booleans over units, 0-d `False` where no unit goes; by the
+            names of the groups where `structure.groups` are the units. Before the pick it is what
+            the magnitudes at the start would doom.
     """
 
     step: Array
@@ -106,10 +108,12 @@ def add_growing_penalty(
         growth: the schedule; see `PRESETS`.
         masks: the doomed set itself instead of ratios (`True` = kept), such as `one_shot.prune`
             makes by any score.
-        granularity: what a unit is: `filters()`, `channels()`, `entries()`.
+        granularity: what a unit is: `filters()`, `channels()`, `entries()`, or what must go
+            together, `structure.groups(plan)`. Patterns are then those of the groups' names, the
+            strengths of several units on one entry add up, and `read` wants the granularity too.
         where: which leaves take part.
         plan: of the model (`structure.plan`): a ratio on units that other layers share, as on a
-            residual stream, is then an error.
+            residual stream, is then an error. Not asked for where groups are the units.
         coupled: let layers that the plan couples go together, by their mean score.
         untrained: grow on untrained params all the same.
 
@@ -136,19 +140,14 @@ def add_growing_penalty(
     if (ratios is None) == (masks is None):
         raise ValueError("Give either `ratios` or `masks`: what goes, or the doomed set itself.")
     checked(growth, masks is not None)
-
-    def layers_in(params: Params) -> list[Layer]:
-        if masks is not None:
-            return layers_under(params, masks, granularity)
-        layers = layers_of(params, 0.0 if ratios is None else ratios, granularity, where)
-        if plan is not None:
-            layers = tied(layers, plan, granularity, params, together=coupled)
-        return layers
+    asked = _Asked(ratios, masks, granularity, where, plan, coupled)
+    units = by_row(granularity)
 
     def init(params: Params) -> AddGrowingPenaltyState:
         if not untrained:
             _refuse_untrained(params)
-        return _first(growth, layers_in(params), params, granularity, masks)
+        layers, wide, given = _layers_in(asked, params)
+        return _first(growth, layers, wide, units, given)
 
     def update(
         updates: Any, state: Any, params: Params | None = None, **extra: Any
@@ -156,18 +155,45 @@ def add_growing_penalty(
         del extra
         if params is None:
             raise ValueError("`params` is missing; call `update(updates, state, params)`.")
-        weights, layers = params, layers_in(params)
+        layers, wide, _ = _layers_in(asked, params)
 
         due = (state.phase < HOLDING) & (state.step % growth.every == 0)
-        grow = partial(_grown, growth, layers, weights, granularity)
+        grow = partial(_grown, growth, layers, wide, units)
         standing, doomed = update_if(due, grow, (state.layers, state.doomed))
         ended = jnp.where(due & jnp.all(standing.finished), state.step, state.ended)
         step = jnp.asarray(optax.safe_increment(state.step))
         phase = _phase(growth, step, ended, standing)
-        pulled = _pulled(updates, weights, layers, standing, doomed)
-        return pulled, AddGrowingPenaltyState(step, ended, phase, standing, doomed)
+        strengths = placed(granularity, _strengths(layers, standing, doomed), params, where)
+        return _pulled(updates, params, strengths), AddGrowingPenaltyState(
+            step, ended, phase, standing, doomed
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+class _Asked(NamedTuple):
+    """What the caller says goes."""
+
+    ratios: float | Mapping[str, float] | None
+    masks: Masks | None
+    granularity: Granularity
+    where: Where
+    plan: Plan | None
+    coupled: bool
+
+
+def _layers_in(asked: _Asked, params: Params) -> tuple[list[Layer], Params, Masks | None]:
+    """Return the layers, the arrays that they are, and the masks of those where there are any."""
+    ratios, masks, granularity, where, plan, coupled = asked
+    wide, units = sites(granularity, params, where), by_row(granularity)
+    if masks is not None:
+        given = rows_of_masks(granularity, masks, params, where)
+        return layers_under(wide, given, units), wide, given
+    part = where if granularity.view is None else everywhere
+    layers = layers_of(wide, 0.0 if ratios is None else ratios, units, part)
+    if plan is not None and granularity.view is None:
+        layers = tied(layers, plan, granularity, params, together=coupled)
+    return layers, wide, None
 
 
 def _first(
@@ -223,19 +249,24 @@ def _in_place(
     return jax.tree.unflatten(structure, whole)
 
 
-def _pulled(
-    updates: Any, params: Params, layers: Sequence[Layer], standing: GrowthOfLayer, doomed: Any
-) -> Any:
-    """Add `strength * w`, where there is a strength; all else passes bit for bit."""
-    leaves, structure = jax.tree.flatten(params)
-    units, moves = jax.tree.leaves(doomed), structure.flatten_up_to(updates)
+def _strengths(layers: Sequence[Layer], standing: GrowthOfLayer, doomed: Any) -> dict[str, Array]:
+    """Return the strength on each unit, by the layer's name."""
+    units, found = jax.tree.leaves(doomed), {}
     for k, layer in enumerate(layers):
-        i = layer.leaf
-        if moves[i] is None:
+        on = units[layer.leaf]
+        found[layer.name] = jnp.where(on, standing.doomed_strength[k], standing.kept_strength[k])
+    return found
+
+
+def _pulled(updates: Any, params: Params, strengths: Mapping[str, Array]) -> Any:
+    """Add `strength * w`, where there is a strength; all else passes bit for bit."""
+    named, structure = named_leaves(params), jax.tree.structure(params)
+    moves = structure.flatten_up_to(updates)
+    for i, (name, leaf) in enumerate(named):
+        if name not in strengths or moves[i] is None:
             continue
-        own = jnp.where(units[i], standing.doomed_strength[k], standing.kept_strength[k])
-        strength = spread(own.astype(moves[i].dtype), leaves[i].shape)
-        pull = strength * leaves[i].astype(moves[i].dtype)
+        strength = strengths[name].astype(moves[i].dtype)
+        pull = strength * leaf.astype(moves[i].dtype)
         moves[i] = jnp.where(strength != 0, moves[i] + pull, moves[i])
     return jax.tree.unflatten(structure, moves)
 

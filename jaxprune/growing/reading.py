@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune._tree import map_named, named_leaves
+from jaxprune._tree import map_named, named_leaves, names
 from jaxprune._types import Array, Masks, Params
+from jaxprune.granularity import Granularity, filters
 from jaxprune.growing._growth import GrowthOfLayer
-from jaxprune.growing._layers import spread
+from jaxprune.growing._units import everywhere, placed
 from jaxprune.growing.penalty import AddGrowingPenaltyState
 
 __all__ = ["Growing", "read"]
@@ -28,19 +29,21 @@ class Growing(NamedTuple):
     layers: dict[str, GrowthOfLayer]
 
 
-def read(opt_state: Any, params: Params) -> Growing:
+def read(opt_state: Any, params: Params, *, granularity: Granularity | None = None) -> Growing:
     """Return how far growth has come, from any optimizer state that holds it, however deep.
 
     Args:
         opt_state: the state of an optimizer with an `add_growing_penalty` in it, or several for
             different leaves (`optax.partition`); the phase is that of the slowest.
         params: the params, for their structure and shapes.
+        granularity: that of the penalty, where `structure.groups` are its units.
 
     Returns:
         Phase, masks, and the standing of each layer by its path.
 
     Raises:
-        ValueError: if the state holds no growing penalty.
+        ValueError: if the state holds no growing penalty, or one whose units run through several
+            leaves and no granularity says which.
 
     Example:
         >>> from jaxprune.growing import add_growing_penalty
@@ -59,9 +62,16 @@ def read(opt_state: Any, params: Params) -> Growing:
         for k, (name, units) in enumerate(doomed):
             layers[name] = GrowthOfLayer(*[column[k] for column in columns])
             kept[name] = ~units | (layers[name].picked < 0)
+    if granularity is None and kept and not kept.keys() & set(names(params)):
+        raise ValueError(
+            f"{next(iter(kept))!r} is a group, no leaf; give `granularity=`, that of the penalty."
+        )
+    # What goes with a unit is in biases and norms too.
+    whole = placed(granularity or filters(), kept, params, everywhere)
 
     def mask(name: str, leaf: Array) -> Array:
-        return spread(kept[name], leaf.shape) if name in kept else jnp.array(True)
+        del leaf
+        return whole.get(name, jnp.array(True))
 
     phase = jnp.min(jnp.stack(jax.tree.leaves([state.phase for state in states])))
     return Growing(phase, map_named(mask, params), layers)

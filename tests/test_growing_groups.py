@@ -1,0 +1,102 @@
+"""Growing regularisation of units that run through several leaves: what must go together."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprune import masks, structure
+from jaxprune.growing import Growth, add_growing_penalty, read
+from jaxprune.one_shot import prune
+from tests.networks.small import drawn
+
+QUICK = Growth(every=1, increment=0.25, hold=1)
+
+
+def stream(params, x):
+    """A residual stream of four channels: its two makers share their units."""
+    x = x @ params["w1"]
+    x = x + jnp.tanh(x @ params["w2"] + params["b2"]) @ params["w3"]
+    return x @ params["w4"]
+
+
+@pytest.fixture(scope="module", name="net")
+def built():
+    params = drawn(w1=(3, 4), w2=(4, 6), b2=(6,), w3=(6, 4), w4=(4, 2))
+    plan = structure.plan(stream, params, jnp.ones((5, 3)))
+    return params, plan, structure.groups(plan)
+
+
+def walk(tx, params, steps):
+    """Return the last updates and state, of params that never move."""
+    update, state = jax.jit(tx.update), tx.init(params)
+    updates = None
+    for _ in range(steps):
+        updates, state = update(jax.tree.map(jnp.zeros_like, params), state, params)
+    return updates, state
+
+
+def test_the_smallest_groups_are_pushed_removed_and_shrunk_exactly(net):
+    params, plan, units = net
+    updates, state = walk(add_growing_penalty(0.5, QUICK, granularity=units), params, 8)
+    seen = read(state, params, granularity=units)
+    assert {name.partition(":")[0] for name in seen.layers} == {"w1", "w2"} and seen.phase == 3
+    weights = {name: params[name] for name in ("w1", "w2", "w3", "w4")}
+    for name, scores in structure.pool(plan, jax.tree.map(jnp.abs, weights)).items():
+        wanted = np.argsort(np.argsort(scores)) >= scores.size // 2
+        np.testing.assert_array_equal(structure.alive(plan, seen.masks)[name], wanted)
+    # A weight between two doomed units feels both penalties; a bias none, though it goes.
+    rows, columns = (seen.masks[name][:, 0] for name in ("w2", "w3"))
+    both = 1.25 * ((~rows)[:, None].astype(float) + ~columns)
+    np.testing.assert_allclose(updates["w2"], both * params["w2"], rtol=1e-6)
+    assert not np.any(updates["b2"])
+    np.testing.assert_array_equal(seen.masks["b2"], columns)
+    small_fn, small = structure.shrink(plan, params, structure.alive(plan, seen.masks))
+    x = jax.random.normal(jax.random.key(3), (5, 3))
+    np.testing.assert_allclose(
+        small_fn(small, x), stream(masks.apply(params, seen.masks), x), atol=1e-6
+    )
+
+
+def test_groups_are_picked_at_the_inner_ceiling_and_ratios_go_by_their_names(net):
+    params, _, units = net
+    growth = QUICK._replace(pick_ceiling=0.5, pick_increment=0.25)
+    tx = add_growing_penalty({"w2:*": 0.5}, growth, granularity=units)
+    _, state = walk(tx, params, 1)
+    assert all(mask.all() for mask in jax.tree.leaves(read(state, params, granularity=units).masks))
+    updates, state = walk(tx, params, 4)
+    seen = read(state, params, granularity=units)
+    assert list(seen.layers) == ["w2:1"] and seen.layers["w2:1"].picked == 2
+    assert (seen.masks["b2"].sum(), seen.masks["w1"].all()) == (3, True)
+    np.testing.assert_array_equal(updates["w2"][0] != 0, ~seen.masks["b2"])
+
+
+def test_groups_picked_by_any_score_are_a_doomed_set(net):
+    params, _, units = net
+    picked = prune(params, 0.5, granularity=units)
+    tx = add_growing_penalty(None, QUICK, masks=picked, granularity=units)
+    updates, state = walk(tx, params, 2)
+    seen = read(state, params, granularity=units)
+    for name, mask in picked.items():
+        np.testing.assert_array_equal(seen.masks[name], mask)
+    np.testing.assert_array_equal(updates["w4"] != 0, ~picked["w4"])
+    cut = {**picked, "w4": picked["w4"].at[0, 0].set(~picked["w4"][0, 0])}
+    with pytest.raises(ValueError, match="Leaf 'w[134]': the mask removes part of a unit only"):
+        add_growing_penalty(None, QUICK, masks=cut, granularity=units).init(params)
+
+
+def test_groups_are_read_with_their_granularity_only(net):
+    params, _, units = net
+    state = add_growing_penalty(0.5, QUICK, granularity=units).init(params)
+    with pytest.raises(ValueError, match="'w1:1' is a group, no leaf; give `granularity=`"):
+        read(state, params)
+    with pytest.raises(ValueError, match="matches no layer that takes part; near it are"):
+        add_growing_penalty({"w9:1": 0.5}, QUICK, granularity=units).init(params)
+
+
+def test_groups_keep_the_multiple_that_the_plan_asks_for(net):
+    params, *_ = net
+    plan = structure.plan(stream, params, jnp.ones((5, 3)), round_to=4)
+    units = structure.groups(plan)
+    state = add_growing_penalty(0.5, QUICK, granularity=units).init(params)
+    assert read(state, params, granularity=units).masks["b2"].sum() == 4
