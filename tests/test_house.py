@@ -23,6 +23,7 @@ LAYERS = (
     {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},
     {
         "allocation",
+        "structure.products",
         "structure.rules",
         "curvature.products",
         "stochastic.hazards",

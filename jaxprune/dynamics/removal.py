@@ -13,8 +13,9 @@ import numpy as np
 from jaxprune._tree import named_leaves
 from jaxprune._types import Params
 from jaxprune.dynamics.nodes import dead
-from jaxprune.structure.fold import _products, _summed, fold
+from jaxprune.structure.fold import fold
 from jaxprune.structure.plan import Plan
+from jaxprune.structure.products import products, summed
 from jaxprune.structure.rules.elementwise import known
 from jaxprune.structure.shrink import shrink, verify
 from jaxprune.structure.trace import walk
@@ -61,9 +62,9 @@ def constants(plan: Plan, params: Params, *args: Any, **kwargs: Any) -> dict[str
 
     traced = walk(plan.function, params, args, kwargs, held=held)
     sent: dict[int, float] = {}
-    for _, step in _products(traced.tape):
+    for _, step in products(traced.tape):
         image = step.ins[0]
-        for i, _ in _summed(step):
+        for i, _ in summed(step):
             roots = traced.graph.find(image.axes[i]["id"])
             values = zip(roots.tolist(), known(image, i).tolist(), strict=True)
             sent |= {root: c for root, c in values if c == c}

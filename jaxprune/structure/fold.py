@@ -11,13 +11,12 @@ from jaxprune._tree import map_named, named_leaves
 from jaxprune._types import Params
 from jaxprune.structure.graph import Graph, Step, Tape, Value
 from jaxprune.structure.plan import Keep, Kept, Plan, checked_params, kept_indices
+from jaxprune.structure.products import products, summed
 from jaxprune.structure.rules.elementwise import known
 from jaxprune.structure.trace import Traced, walk
 from jaxprune.structure.units import masks
 
 __all__ = ["fold"]
-
-_PRODUCTS = {"dot_general", "conv_general_dilated"}
 
 
 def fold(
@@ -110,7 +109,7 @@ class _Folding(NamedTuple):
         """Return what each bias takes over."""
         found: dict[str, np.ndarray] = {}
         solved = set()
-        for tape, step in _products(self.traced.tape):
+        for tape, step in products(self.traced.tape):
             solved.add(self.traced.graph.where(step.eqn))
             sent = self._sent(step)
             if sent is None:
@@ -126,8 +125,8 @@ class _Folding(NamedTuple):
     def _sent(self, step: Step) -> np.ndarray | None:
         """Return what the removed slots add to the sum of a product, for each output channel."""
         image, kernel = step.ins
-        summed = _summed(step)
-        touched = [(i, j) for i, j in summed if self._removed(image.axes[i]).any()]
+        pairs = summed(step)
+        touched = [(i, j) for i, j in pairs if self._removed(image.axes[i]).any()]
         here = self.traced.graph.where(step.eqn)
         sent = None
         for i, j in touched:
@@ -143,7 +142,7 @@ class _Folding(NamedTuple):
                     f"What a removed unit sends to {here} is no constant at the borders or along"
                     " another removed axis; keep the unit, or allow `borders=True`."
                 )
-            sent = self._product(const, kernel, j, [b for _, b in summed], here)
+            sent = self._product(const, kernel, j, [b for _, b in pairs], here)
         return sent
 
     def _product(
@@ -186,17 +185,6 @@ class _Folding(NamedTuple):
         return np.isin(self.traced.graph.find(axis["id"]), self.gone)
 
 
-def _summed(step: Step) -> list[tuple[int, int]]:
-    """Pair the axes of image and kernel that a product sums over; a window pairs with its space."""
-    params = step.eqn.params
-    numbers = params["dimension_numbers"]
-    if step.eqn.primitive.name == "dot_general":
-        return list(zip(*numbers[0], strict=True))
-    _, *image = numbers.lhs_spec
-    _, *kernel = numbers.rhs_spec
-    return list(zip(image, kernel, strict=True))
-
-
 def _padded(eqn: Any) -> bool:
     if eqn.primitive.name == "dot_general":
         return False
@@ -204,12 +192,6 @@ def _padded(eqn: Any) -> bool:
     return not (flat and math.prod(eqn.params["lhs_dilation"]) == 1) or (
         eqn.params["feature_group_count"] > 1
     )
-
-
-def _products(tape: Tape) -> list[tuple[Tape, Step]]:
-    """List the matrix products and convolutions, each with the tape that it is on."""
-    found = [(tape, step) for step in tape.steps if step.eqn.primitive.name in _PRODUCTS]
-    return found + [pair for step in tape.steps for t in step.inner[:1] for pair in _products(t)]
 
 
 def _gone(traced: Traced, kept: Kept) -> np.ndarray:
