@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune import pruning, schedules, structure
-from jaxprune.dynamics import EDGES, record_dynamics, recordings
+from jaxprune import irrelevance, pruning, schedules, structure
+from jaxprune.dynamics import EDGES, QUANTILES, record_dynamics, recordings
 from jaxprune.stochastic import calibrated, zero_stochastically
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -144,6 +144,31 @@ def test_any_pruner_may_be_inside():
     sparsity = (30 * found.layers[A].sparsity + 18 * found.layers[B].sparsity) / 48
     np.testing.assert_allclose(sparsity[3:], 0.5)
     assert np.isnan(found.layers[A].scale).all() and not found.layers[A].revived.any()
+
+
+def test_quantiles_of_the_decay_coefficients_are_recorded(tmp_path):
+    penalty = irrelevance.add_irrelevance_penalty(0.01, alpha=irrelevance.Quantile(0.5))
+
+    def coefficient(grad, alpha):
+        return irrelevance.weigh(grad, alpha=alpha)
+
+    whole = optax.chain(penalty, optax.sgd(0.1))
+    state, path = scanned(record_dynamics(whole, capacity=2, every=2, coefficient=coefficient), 4)
+    found = recordings.read(state)
+    before = jax.tree.map(lambda leaf: leaf[0], path)  # what the second step began with
+    grads = jax.grad(lambda p: jnp.mean(mlp(p, X) ** 2))(before)
+    alpha = state.inner[0].alpha
+    for name, leaf in ((A, grads["a"]["kernel"]), (B, grads["b"]["kernel"])):
+        wanted = np.quantile(np.exp(-np.abs(leaf) / alpha), QUANTILES)
+        np.testing.assert_allclose(found.coefficients[name][0], wanted, rtol=1e-4)
+    recordings.save(found, tmp_path / "run.npz")
+    again = recordings.load(tmp_path / "run.npz").coefficients
+    jax.tree.map(np.testing.assert_array_equal, again, found.coefficients)
+    row = recordings.table(found)[0]
+    assert row["layer"] == A
+    np.testing.assert_allclose(row["coefficient_0.9"], found.coefficients[A][0, 3], rtol=1e-6)
+    with pytest.raises(ValueError, match="`coefficient` asks for `alpha`, but 0 irrelevance"):
+        scanned(record_dynamics(capacity=1, coefficient=coefficient), 1)
 
 
 def test_the_table_is_tidy_and_files_hold_it(run, tmp_path):

@@ -39,7 +39,7 @@ LAYERS = (
     # Ring 2: know a loss or a graph.
     {"scores", "structure.groups", "curvature.second_order", "curvature.verification"},
     {"structure.plan"},
-    {"structure.trees", "structure.cut", "counts", "dynamics.nodes"},
+    {"structure.trees", "structure.cut", "counts", "dynamics.nodes", "dynamics._rows"},
     {"structure.units"},
     {"structure.shrink", "structure.fold"},
     # Ring 3: state over steps, as optax transforms.

@@ -25,7 +25,7 @@ def recording(seed=0, rows=5):
     since = np.full((2, 8), 3)
     counts = (into, out, either, both, either, np.where(both > 0, 2.0, np.nan))
     groups = {"a/kernel:1": Group._make([*counts, *norms, since])}
-    return Recording(np.int32(rows), np.int32(0), 10 * np.arange(1, rows + 1), layers, groups)
+    return Recording(np.int32(rows), np.int32(0), 10 * np.arange(1, rows + 1), layers, groups, {})
 
 
 RUNS = {"none": [recording(0), recording(1)], "L2": [recording(2), recording(3)]}

@@ -4,16 +4,27 @@ Rows go into buffers of fixed size that travel in the state, so that no step wai
 `jaxprune.dynamics.recordings` reads them, and `jaxprune.dynamics.pictures` draws them.
 """
 
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxprune._branch import update_if
 from jaxprune._tree import is_kernel, names
 from jaxprune._types import Array, Params, Where
+from jaxprune.dynamics._rows import (
+    BINS,
+    EDGES,
+    QUANTILES,
+    Group,
+    Layer,
+    Recording,
+    blank_group,
+    blank_layer,
+)
 from jaxprune.dynamics.nodes import closed, dead
 from jaxprune.masks import sparsity as sparsity_of
 from jaxprune.one_shot import Score, needs, prune
@@ -21,80 +32,15 @@ from jaxprune.stochastic.calibration import leaves_of
 from jaxprune.structure.groups import Group as GroupOfPlan
 from jaxprune.structure.plan import Plan
 
-__all__ = ["EDGES", "Group", "Layer", "RecordDynamicsState", "Recording", "record_dynamics"]
-
-EDGES = np.linspace(-8.0, 2.0, 61).astype(np.float32)
-"""Of the bins of log10 |w|; the first and the last one take in what lies outside."""
-
-_BINS = len(EDGES) - 1
-
-
-class Layer(NamedTuple):
-    """One kernel by row; float32 (rows,), NaN where nothing is known.
-
-    Attributes:
-        sparsity: fraction of zeros after the update.
-        flips: entries that went to zero or left it since the row before.
-        revived: those that left it.
-        overlap: entries non-zero in this row and the one before, over those so in either.
-        regret: fraction of the zeros that `score` would keep if it chose as many anew.
-        scale: of a `zero_stochastically` inside the recorder.
-        histogram: (rows, bins), non-zero entries by log10 |w| between `EDGES`.
-        size: int32 scalar, entries.
-    """
-
-    sparsity: Array
-    flips: Array
-    revived: Array
-    overlap: Array
-    regret: Array
-    scale: Array
-    histogram: Array
-    size: Array
-
-
-class Group(NamedTuple):
-    """The nodes of one group by row; float32 (rows,) unless said otherwise.
-
-    Attributes:
-        into: in-dead nodes.
-        out: out-dead nodes.
-        either: dead nodes.
-        both: nodes dead on both sides.
-        closed: dead nodes after closure.
-        lag: mean number of steps between the deaths of the two sides, over nodes dead on both.
-        norm_in: (rows, units), L2 norm of the kernel entries that lead into each node.
-        norm_out: (rows, units), of those that lead out.
-        since: int32 (2, units), the step since when each side is dead, in and out; -1 if alive.
-    """
-
-    into: Array
-    out: Array
-    either: Array
-    both: Array
-    closed: Array
-    lag: Array
-    norm_in: Array
-    norm_out: Array
-    since: Array
-
-
-class Recording(NamedTuple):
-    """The rows.
-
-    Attributes:
-        rows: int32, how many are filled.
-        missed: int32, how many came after the buffers were full.
-        step: int32 (capacity,), updates so far.
-        layers: leaf's name -> its rows.
-        groups: group's name -> its rows; empty without a plan.
-    """
-
-    rows: Array
-    missed: Array
-    step: Array
-    layers: dict[str, Layer]
-    groups: dict[str, Group]
+__all__ = [
+    "EDGES",
+    "QUANTILES",
+    "Group",
+    "Layer",
+    "RecordDynamicsState",
+    "Recording",
+    "record_dynamics",
+]
 
 
 class RecordDynamicsState(NamedTuple):
@@ -120,6 +66,7 @@ def record_dynamics(
     every: int = 1,
     plan: Plan | None = None,
     score: Score | None = None,
+    coefficient: Callable[..., Array] | None = None,
     where: Where = is_kernel,
 ) -> optax.GradientTransformationExtraArgs:
     """Watch what updates do to weights and nodes; last in the chain, around the pruner.
@@ -134,13 +81,18 @@ def record_dynamics(
         plan: `structure.plan` of the network, whose nodes are then recorded too.
         score: by which removed weights may be regretted, a function of leaves as for
             `prune_gradually`; what it needs is an extra argument of `update`, such as `grad=`.
+        coefficient: whose quantiles over each kernel are recorded, a function of leaves likewise,
+            such as `lambda grad, alpha: irrelevance.weigh(grad, alpha=alpha)`: how much each weight
+            decays. `alpha` is that in use by the irrelevance penalty inside, so `inner` is then the
+            whole optimizer; near 1 throughout, the penalty is the L2 penalty, and alpha too large.
         where: which leaves are kernels.
 
     Returns:
         The transform, whose state is a `RecordDynamicsState`.
 
     Raises:
-        ValueError: for a number below 1; in `update`, if `params` or a score's need is missing.
+        ValueError: for a number below 1; in `update`, if `params` or something that `score` or
+            `coefficient` asks for is missing.
 
     Example:
         >>> tx = optax.chain(optax.sgd(0.1), record_dynamics(capacity=10, every=2))
@@ -155,7 +107,7 @@ def record_dynamics(
     if capacity < 1 or every < 1:
         raise ValueError(f"`capacity={capacity}` and `every={every}` must be at least 1.")
     inside = optax.with_extra_args_support(inner or optax.identity())
-    rule = _Recorder(inside, capacity, every, plan, score, where)
+    rule = _Recorder(inside, capacity, every, plan, score, coefficient, where)
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
 
 
@@ -167,15 +119,18 @@ class _Recorder(NamedTuple):
     every: int
     plan: Plan | None
     score: Score | None
+    coefficient: Callable[..., Array] | None
     where: Where
 
     def init(self, params: Params) -> RecordDynamicsState:
         named, size = dict(leaves_of(params, self.where)), self.capacity
         nodes = dead(self.plan, params, where=self.where) if self.plan else {}
-        layers = {name: _layer(size, leaf.size) for name, leaf in named.items()}
-        groups = {name: _group(size, len(sides.into)) for name, sides in nodes.items()}
+        layers = {name: blank_layer(size, leaf.size) for name, leaf in named.items()}
+        groups = {name: blank_group(size, len(sides.into)) for name, sides in nodes.items()}
         step = jnp.zeros(size, jnp.int32)
-        rows = Recording(jnp.int32(0), jnp.int32(0), step, layers, groups)
+        unknown = jnp.full((size, len(QUANTILES)), jnp.nan, jnp.float32)
+        coefficients = {name: unknown for name in named if self.coefficient}
+        rows = Recording(jnp.int32(0), jnp.int32(0), step, layers, groups, coefficients)
         zeros = {name: leaf == 0 for name, leaf in named.items()}
         return RecordDynamicsState(jnp.int32(0), self.inner.init(params), rows, zeros)
 
@@ -201,13 +156,32 @@ class _Recorder(NamedTuple):
                 )
             }
             groups = _groups(self.plan, landed, self.where, rows, step) if self.plan else {}
-            rows = Recording(at + 1, rows.missed, rows.step.at[at].set(step), layers, groups)
+            decays = _row(rows.coefficients, at, self.quantiles(weights, held, extra))
+            steps = rows.step.at[at].set(step)
+            rows = Recording(at + 1, rows.missed, steps, layers, groups, decays)
             return rows, {name: leaf == 0 for name, leaf in now.items()}
 
         due, full = step % self.every == 0, state.recording.rows >= self.capacity
         rows, zeros = update_if(due & ~full, write, (state.recording, state.zeros))
         rows = rows._replace(missed=rows.missed + (due & full))
         return updates, RecordDynamicsState(step, held, rows, zeros)
+
+    def quantiles(self, params: Params, held: Any, extra: Mapping[str, Any]) -> dict[str, Array]:
+        """Return the quantiles of each kernel's coefficients; nothing where none are asked for."""
+        if self.coefficient is None:
+            return {}
+        takes = inspect.signature(self.coefficient).parameters
+        known = {**extra, "alpha": _alpha(held)} if "alpha" in takes else extra
+        given = needs(self.coefficient, known)
+        same = {"alpha": given.pop("alpha")} if "alpha" in given else {}
+        trees = {**given, **({"param": params} if "param" in takes else {})}
+        columns = {name: dict(leaves_of(tree, self.where)) for name, tree in trees.items()}
+        found = {}
+        for name, _ in leaves_of(params, self.where):
+            mine = {argument: leaves[name] for argument, leaves in columns.items()}
+            values = self.coefficient(**mine, **same).ravel().astype(jnp.float32)
+            found[name] = jnp.quantile(values, jnp.array(QUANTILES, jnp.float32))
+        return found
 
     def chosen_anew(self, params: Params, landed: Params, given: Any) -> list[Array | None]:
         """Return what the score would keep of each kernel, of as many weights."""
@@ -218,17 +192,6 @@ class _Recorder(NamedTuple):
         masks = prune(params, gone, score=self.score, where=self.where, **given)
         of = dict(zip(names(masks), jax.tree.leaves(masks), strict=True))
         return [of[name] for name, _ in kernels]
-
-
-def _layer(capacity: int, size: int) -> Layer:
-    blank = [jnp.full(capacity, jnp.nan, jnp.float32) for _ in Layer._fields[:-2]]
-    return Layer._make([*blank, jnp.zeros((capacity, _BINS), jnp.float32), jnp.int32(size)])
-
-
-def _group(capacity: int, units: int) -> Group:
-    blank = [jnp.full(capacity, jnp.nan, jnp.float32) for _ in Group._fields[:6]]
-    norms = [jnp.full((capacity, units), jnp.nan, jnp.float32) for _ in range(2)]
-    return Group._make([*blank, *norms, jnp.full((2, units), -1, jnp.int32)])
 
 
 def _row(buffers: Any, at: Array, row: Any) -> Any:
@@ -251,10 +214,10 @@ def _of_layer(old: Layer, at: Array, leaf: Array, was: Array, extra: Any) -> Lay
 
 def _histogram(leaf: Array, zero: Array) -> Array:
     logs = jnp.log10(jnp.where(zero, 1.0, jnp.abs(leaf).astype(jnp.float32)))
-    step = (EDGES[-1] - EDGES[0]) / _BINS
-    bins = jnp.clip((logs - EDGES[0]) / step, 0, _BINS - 1).astype(jnp.int32)
+    step = (EDGES[-1] - EDGES[0]) / BINS
+    bins = jnp.clip((logs - EDGES[0]) / step, 0, BINS - 1).astype(jnp.int32)
     one = (~zero).ravel().astype(jnp.int32)
-    return jnp.zeros(_BINS, jnp.int32).at[bins.ravel()].add(one).astype(jnp.float32)
+    return jnp.zeros(BINS, jnp.int32).at[bins.ravel()].add(one).astype(jnp.float32)
 
 
 def _groups(
@@ -298,3 +261,14 @@ def _scales(state: Any, leaves: int) -> list[Any]:
     found = optax.tree.get_all_with_path(state, "scale", lambda path, _: hasattr(path[-1], "name"))
     fits = [scale for _, scale in found if jnp.shape(scale) == (leaves,)]
     return [fits[0][i] if len(fits) == 1 else jnp.float32(jnp.nan) for i in range(leaves)]
+
+
+def _alpha(state: Any) -> Array:
+    """Find the scale of the relevance that the one irrelevance penalty inside uses."""
+    found = optax.tree.get_all_with_path(state, "alpha", lambda path, _: hasattr(path[-1], "name"))
+    if len(found) != 1:
+        raise ValueError(
+            f"`coefficient` asks for `alpha`, but {len(found)} irrelevance penalties are inside the"
+            " recorder; give it the whole optimizer as `inner`, with one of them."
+        )
+    return found[0][1]

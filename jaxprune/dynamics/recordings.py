@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxprune.dynamics.recorder import Group, Layer, Recording
+from jaxprune.dynamics._rows import QUANTILES, Group, Layer, Recording
 
 __all__ = ["load", "read", "save", "table"]
 
@@ -54,6 +54,7 @@ def read(opt_state: Any) -> Recording:
             n: Group._make([*(a[:rows] for a in group[:-1]), group.since])
             for n, group in recording.groups.items()
         },
+        {n: quantiles[:rows] for n, quantiles in recording.coefficients.items()},
     )
 
 
@@ -67,11 +68,13 @@ def table(recording: Recording) -> list[dict[str, Any]]:
 
     Returns:
         The rows: `step`, `layer`, `size`, the figures of `Layer` but for its histogram, `nodes`,
-        and the counts of `Group`; None where nothing is known.
+        and the counts of `Group`; None where nothing is known. With coefficients their quantiles as
+        well: `coefficient_0`, `coefficient_0.1` and so on.
     """
     groups = {name.rpartition(":")[0]: group for name, group in recording.groups.items()}
     return [
         _row(int(step), at, name, layer, groups.get(name))
+        | _quantiles(recording.coefficients, name, at)
         for at, step in enumerate(recording.step)
         for name, layer in recording.layers.items()
     ]
@@ -93,7 +96,8 @@ def save(recording: Recording, path: str | Path) -> None:
     elif path.suffix == ".csv":
         rows = table(recording)
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+            decays = _DECAYS if recording.coefficients else []
+            writer = csv.DictWriter(file, [*_COLUMNS, *decays], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     else:
@@ -117,11 +121,13 @@ def load(path: str | Path) -> Recording:
         arrays["step"],
         _gathered(arrays, "layers", Layer),
         _gathered(arrays, "groups", Group),
+        _coefficients(arrays),
     )
 
 
 _FIGURES = Layer._fields[:-2]
 _COUNTS = Group._fields[:6]
+_DECAYS = [f"coefficient_{q:g}" for q in QUANTILES]
 _COLUMNS = ["step", "layer", "size", *_FIGURES, "nodes", *_COUNTS]
 
 
@@ -139,6 +145,12 @@ def _row(step: int, at: int, name: str, layer: Layer, group: Group | None) -> di
     }
 
 
+def _quantiles(coefficients: Mapping[str, Any], name: str, at: int) -> dict[str, Any]:
+    if name not in coefficients:
+        return {}
+    return dict(zip(_DECAYS, map(_known, coefficients[name][at]), strict=True))
+
+
 def _known(value: np.floating) -> float | int | None:
     number = float(value)
     if number != number:
@@ -154,7 +166,14 @@ def _flat(recording: Recording) -> dict[str, Any]:
         for name, rows in named.items()
         for field, array in rows._asdict().items()
     }
+    decays = recording.coefficients.items()
+    arrays |= {_APART.join(("coefficients", name)): quantiles for name, quantiles in decays}
     return {"rows": recording.rows, "missed": recording.missed, "step": recording.step, **arrays}
+
+
+def _coefficients(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    kinds = ((key.partition(_APART), array) for key, array in arrays.items())
+    return {name: array for (kind, _, name), array in kinds if kind == "coefficients"}
 
 
 def _gathered(arrays: Mapping[str, np.ndarray], kind: str, rows: Any) -> dict[str, Any]:
