@@ -18,7 +18,7 @@ __all__ = ["config"]
 
 config = watched.comparison(
     dataclasses.replace(short, epochs=60, sparsities=(0.95, 0.98)),
-    l1=3e-5,
+    l1=4e-5,
     l2=1e-3,
     step=19656,  # of 28,080
     inputs=((28, 28, 1), 10),
