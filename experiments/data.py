@@ -18,7 +18,17 @@ import numpy as np
 
 from experiments import cells
 
-__all__ = ["EMBEDDED", "Dataset", "Split", "batches", "load", "read", "root_of"]
+__all__ = [
+    "EMBEDDED",
+    "Dataset",
+    "Split",
+    "batches",
+    "examples",
+    "load",
+    "make_ready",
+    "read",
+    "root_of",
+]
 
 EMBEDDED = "digits"
 """The data set that ships with scikit-learn: 1,797 handwritten digits of 8 x 8 pixels."""
@@ -83,17 +93,52 @@ def load(
     """
     if name == EMBEDDED:
         return _digits(splits)
-    root = root_of(data_dir)
-    if not _is_prepared(name, root):
-        _prepare(name, root, data_from)
+    root = make_ready(name, data_dir, data_from)
     train, test = (read(name, split, root) for split in splits)
     by_pixel = train.labels.ndim > 1
     largest = int(max(train.labels.max(), test.labels.max()))
     return Dataset(name, train, test, cells.CLASSES if by_pixel else largest + 1)
 
 
-def read(name: str, split: str, root: Path) -> Split:
+def make_ready(name: str, data_dir: Path | None, data_from: Path | None) -> Path:
+    """Prepare a data set for TFDS unless it is: from local files, else downloaded.
+
+    Args:
+        name: TFDS's own name.
+        data_dir: where TFDS keeps prepared sets; see `root_of`.
+        data_from: a directory with the raw files, used when the set is not prepared yet.
+
+    Returns:
+        TFDS's data directory, that holds the set.
+
+    Raises:
+        ValueError: if it is neither prepared nor to be had.
+    """
+    root = root_of(data_dir)
+    if not _is_prepared(name, root):
+        _prepare(name, root, data_from)
+    return root
+
+
+def examples(name: str, split: str, root: Path) -> list[dict[str, Any]]:
     """Read a prepared split through TFDS and decode it once: the one real call.
+
+    Args:
+        name: TFDS's name of the set.
+        split: TFDS's name of the split, slices included.
+        root: TFDS's data directory.
+
+    Returns:
+        Features by name, of each example; text as bytes.
+    """
+    import tensorflow_datasets as tfds
+
+    source: Any = tfds.data_source(name, split=split, data_dir=root, download=False)
+    return [source[index] for index in range(len(source))]
+
+
+def read(name: str, split: str, root: Path) -> Split:
+    """Read a prepared split of images.
 
     Args:
         name: TFDS's name of the set.
@@ -103,14 +148,11 @@ def read(name: str, split: str, root: Path) -> Split:
     Returns:
         The split in memory.
     """
-    import tensorflow_datasets as tfds
-
-    source: Any = tfds.data_source(name, split=split, data_dir=root, download=False)
-    examples = [source[index] for index in range(len(source))]
-    if "instances" in examples[0]:
-        return Split(*cells.tiles(examples))
-    images = np.stack([example["image"] for example in examples])
-    return Split(images, np.array([example["label"] for example in examples], np.int32))
+    rows = examples(name, split, root)
+    if "instances" in rows[0]:
+        return Split(*cells.tiles(rows))
+    images = np.stack([row["image"] for row in rows])
+    return Split(images, np.array([row["label"] for row in rows], np.int32))
 
 
 def batches(

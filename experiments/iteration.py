@@ -34,18 +34,19 @@ Rate = Callable[[float, int], Any]
 """Learning rate at first, steps of the training -> a number or a schedule."""
 
 
-def constant(learning_rate: float, steps: int) -> float:
+def constant(learning_rate: float, steps: int, *, share: float = 1.0) -> float:
     """Leave the learning rate as it is.
 
     Args:
-        learning_rate: at first.
+        learning_rate: of the training before.
         steps: unused.
+        share: of it.
 
     Returns:
-        It.
+        The rate.
     """
     del steps
-    return learning_rate
+    return share * learning_rate
 
 
 def half_cosine(learning_rate: float, steps: int) -> optax.Schedule:

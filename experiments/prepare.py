@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tensorflow_datasets as tfds
+import tensorflow_datasets.translate  # WMT is known to TFDS only after this.
 import tyro
 
 from experiments import data
@@ -46,13 +47,13 @@ def urls(name: str) -> list[str]:
     """Return what TFDS downloads for a set; nothing for a set that it does not know.
 
     Args:
-        name: TFDS's name of the set.
+        name: TFDS's name of the set, with its config where it has several.
 
     Returns:
         Addresses, as TFDS's own checksums list them.
     """
     try:
-        return list(tfds.builder_cls(name).url_infos or {})
+        return list(tfds.builder_cls(name.partition("/")[0]).url_infos or {})
     except tfds.core.DatasetNotFoundError:
         return []
 
@@ -115,7 +116,8 @@ def _main(
     """Prepare a data set for TFDS without TensorFlow.
 
     Args:
-        name: mnist, fashion_mnist, cifar10, nuclei, covid_xray, or another of TFDS's names.
+        name: mnist, fashion_mnist, cifar10, nuclei, covid_xray, multi30k_de_en, taskmaster4, or
+            another of TFDS's names.
         from_: a directory with the raw files; without it TFDS downloads them.
         data_dir: TFDS's data directory (default: JAXPRUNE_DATA_DIR, then TFDS's own).
     """

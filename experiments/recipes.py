@@ -16,6 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from experiments import corpora
+
 __all__ = ["RECIPES", "Files", "Recipe"]
 
 Files = Mapping[str, Path]
@@ -217,6 +219,20 @@ RECIPES: dict[str, Recipe] = {
         _covid_xray,
         "`covid_xray.npz`",
     ),
+    "multi30k_de_en": Recipe(
+        "1.0.0",
+        {"de": tfds.features.Text(), "en": tfds.features.Text()},
+        corpora.multi30k,
+        "`multi30k_de_en.jsonl.gz`, a JSON object a line with `split`, `de` and `en`",
+    ),
+    "taskmaster4": Recipe(
+        "1.0.0",
+        {name: tfds.features.Text() for name in ("id", "context", "reply")},
+        corpora.taskmaster4,
+        "`taskmaster4.jsonl.gz`, a JSON object a line with `id` and `utterances`",
+    ),
 }
 """The sets that are made here. What TFDS lacks (nuclei, covid_xray) holds out a fifth as `test`; of
-the X-rays a fifth of each class, and no patient is in both, as far as names show it."""
+the X-rays a fifth of each class, and no patient is in both, as far as names show it. Texts
+have a `validation` split as well: Multi30k's own, and of Taskmaster-4 a tenth of the dialogues, as
+`test` is another tenth."""
