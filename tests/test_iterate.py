@@ -13,6 +13,7 @@ from flax import nnx
 
 from experiments import comparison, iterate, iterations, models
 from experiments.identity import identity
+from experiments.images import classification
 from experiments.iteration import METHODS, Iteration, everything
 from experiments.place import Place
 from experiments.task import METRICS
@@ -132,8 +133,11 @@ def test_paired_differences_have_students_interval():
 @pytest.mark.parametrize("name", iterations.names())
 def test_every_method_of_a_comparison_makes_an_optimizer(name):
     config = iterations.find(name)
-    network = config.model((32, 32, 3) if config.data == "cifar10" else (28, 28, 1), 10)
-    params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    if config.task is classification:
+        network = config.model((32, 32, 3) if config.data == "cifar10" else (28, 28, 1), 10)
+        params, _ = jax.eval_shape(network.init, jax.random.key(0))
+    else:
+        params = jax.eval_shape(config.model(500).init, jax.random.key(0))
     for method in config.methods.values():
         jax.eval_shape(method(config, 10, iterate.optax.adam(1e-3)).init, params)
 
