@@ -5,33 +5,12 @@ python -m experiments.run stochastic_resnet56 --data-dir DIR
 The goal: half of the filters removed with the dead ones, at half a point of accuracy. The paper's
 settings are not public; these are ours.
 
-Expected: not run here: 160 epochs a training, for an accelerator.
+Expected: not run here: 160 epochs a training, for an accelerator; `stochastic_resnet56_short` was.
 """
 
-from experiments import watched
-from experiments.augment import crop_and_flip
-from experiments.config import Config
+from experiments.cifar import stochastic
 from experiments.models.resnet import resnet56
 
 __all__ = ["config"]
 
-config = watched.comparison(
-    Config(
-        model=resnet56,
-        data="cifar100",
-        augment=crop_and_flip,
-        epochs=160,
-        learning_rate=0.05,
-        optimizer=watched.heavy_ball,
-        examine=watched.nodes_left,
-        sparsities=(0.9, 0.95),
-        seeds=(0, 1, 2),
-        prune_from=0.125,
-        prune_until=0.4,
-        prune_every=100,
-    ),
-    l1=1e-5,
-    l2=5e-4,
-    step=43680,  # of 62,400, where draws end too
-    inputs=((32, 32, 3), 100),
-)
+config = stochastic(resnet56, data="cifar100", classes=100, l1=1e-5, l2=5e-4)

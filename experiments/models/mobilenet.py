@@ -13,12 +13,13 @@ _PLAN = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 
 """Expansion, channels, repeats, stride; the first strides are 1, since images are small."""
 
 
-def mobilenet_v2(shape: tuple[int, int, int], classes: int) -> Network:
+def mobilenet_v2(shape: tuple[int, int, int], classes: int, *, width: float = 1.0) -> Network:
     """Return the network, written in NNX: inverted residuals of depthwise convolutions.
 
     Args:
         shape: of an image, `(height, width, channels)`; the sides are multiples of 8.
         classes: how many labels there are.
+        width: the paper's multiplier of all channels, in (0, 1].
 
     Returns:
         The network.
@@ -27,7 +28,7 @@ def mobilenet_v2(shape: tuple[int, int, int], classes: int) -> Network:
         Sandler et al., "MobileNetV2: inverted residuals and linear bottlenecks", 2018, table 2; the
         strides of the first layers are 1, as is usual for CIFAR.
     """
-    return from_nnx(lambda rngs: _MobileNet(shape[-1], classes, rngs))
+    return from_nnx(lambda rngs: _MobileNet(shape[-1], classes, width, rngs))
 
 
 _conv = functools.partial(nnx.Conv, use_bias=False, kernel_init=nnx.initializers.he_normal())
@@ -56,18 +57,19 @@ class _Block(nnx.Module):
 
 
 class _MobileNet(nnx.Module):
-    def __init__(self, channels: int, classes: int, rngs: nnx.Rngs):
-        self.stem = _conv(channels, 32, (3, 3), padding=1, rngs=rngs)
-        self.norm_1 = nnx.BatchNorm(32, momentum=0.9, rngs=rngs)
-        blocks, inputs = [], 32
-        for expansion, outputs, repeats, first in (*_PLAN, (6, 320, 1, 1)):
-            for stride in (first, *(1,) * (repeats - 1)):
-                blocks.append(_Block(inputs, outputs, expansion, stride, rngs))
-                inputs = outputs
+    def __init__(self, channels: int, classes: int, width: float, rngs: nnx.Rngs):
+        first, last = int(32 * width), int(1280 * width)
+        self.stem = _conv(channels, first, (3, 3), padding=1, rngs=rngs)
+        self.norm_1 = nnx.BatchNorm(first, momentum=0.9, rngs=rngs)
+        blocks, inputs = [], first
+        for expansion, outputs, repeats, stride_1 in (*_PLAN, (6, 320, 1, 1)):
+            for stride in (stride_1, *(1,) * (repeats - 1)):
+                blocks.append(_Block(inputs, int(outputs * width), expansion, stride, rngs))
+                inputs = int(outputs * width)
         self.blocks = nnx.List(blocks)
-        self.head = _conv(320, 1280, (1, 1), rngs=rngs)
-        self.norm_2 = nnx.BatchNorm(1280, momentum=0.9, rngs=rngs)
-        self.output = nnx.Linear(1280, classes, rngs=rngs)
+        self.head = _conv(inputs, last, (1, 1), rngs=rngs)
+        self.norm_2 = nnx.BatchNorm(last, momentum=0.9, rngs=rngs)
+        self.output = nnx.Linear(last, classes, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         maps = nnx.relu6(self.norm_1(self.stem(images)))

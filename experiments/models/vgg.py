@@ -15,12 +15,13 @@ _PLANS = {
 }
 
 
-def vgg16(shape: tuple[int, int, int], classes: int) -> Network:
+def vgg16(shape: tuple[int, int, int], classes: int, *, width: float = 1.0) -> Network:
     """Return the network of 13 convolutions, 4,224 filters in all, written in NNX.
 
     Args:
         shape: of an image, `(height, width, channels)`; the sides are multiples of 16.
         classes: how many labels there are.
+        width: multiplies the filters of every layer.
 
     Returns:
         The network.
@@ -29,7 +30,8 @@ def vgg16(shape: tuple[int, int, int], classes: int) -> Network:
         Simonyan and Zisserman, "Very deep convolutional networks", 2015, table 1, column D; with
         batch norms, and without the two hidden dense layers, as is usual for CIFAR.
     """
-    return from_nnx(lambda rngs: _Vgg(_PLANS[16], shape[-1], classes, rngs))
+    plan = tuple(tuple(int(width * filters) for filters in stage) for stage in _PLANS[16])
+    return from_nnx(lambda rngs: _Vgg(plan, shape[-1], classes, rngs))
 
 
 def vgg19(shape: tuple[int, int, int], classes: int) -> Network:

@@ -1,0 +1,29 @@
+"""VGG-16 of a quarter of the width on CIFAR-10, reduced to what a CPU does in minutes.
+
+python -m experiments.run stochastic_vgg16_short --data-dir DIR
+
+Three epochs of 20,000 images; dense, sampled under L1, and its control by magnitude.
+
+Expected: not run to its end yet.
+"""
+
+from functools import partial
+
+from experiments.cifar import stochastic
+from experiments.models.vgg import vgg16
+
+__all__ = ["config"]
+
+config = stochastic(
+    partial(vgg16, width=0.25),
+    images=20_000,
+    l1=1e-4,
+    l2=1e-3,
+    only=("none", "L1, sampled", "none, by magnitude"),
+    train_split="train[:20000]",
+    epochs=3,
+    batch=64,
+    sparsities=(0.9,),
+    seeds=(0,),
+    prune_every=20,
+)
