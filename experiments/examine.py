@@ -1,12 +1,18 @@
 """Figures of a finished training that accuracy does not tell: choices of a config's `examine`."""
 
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import cells
 from experiments.config import Finished
 
-__all__ = ["cells_found", "sensitivities"]
+__all__ = ["cells_found", "latencies", "sensitivities"]
 
 _AT_ONCE = 64
 
@@ -43,6 +49,30 @@ def cells_found(finished: Finished) -> dict[str, float]:
         for tile, numbers in zip(classes, true, strict=True)
     ]
     return {"dice": cells.dice(classes > 0, true > 0), "ap50": float(np.mean(scores))}
+
+
+def latencies(finished: Finished, *networks: tuple[Any, Any]) -> list[float]:
+    """Measure how long networks take for a batch of test images; they take turns.
+
+    Args:
+        finished: says the images, and how many are in a batch; they come again where the split has
+            fewer.
+        *networks: (function of params and images, params).
+
+    Returns:
+        Milliseconds a batch, of each, compilation left out: the median of five.
+    """
+    images = finished.dataset.test.images
+    batch = jnp.asarray(images[np.arange(finished.config.batch) % len(images)])
+    calls = [partial(jax.jit(fn).lower(p, batch).compile(), p, batch) for fn, p in networks]
+    rounds = [[_seconds(call) for call in calls] for _ in range(6)]
+    return (1e3 * np.median(rounds[1:], axis=0)).tolist()  # the first round warms up
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
 
 
 def _predicted(finished: Finished) -> np.ndarray:

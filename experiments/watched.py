@@ -9,14 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from experiments import examine
 from experiments.config import Config, Finished, gradually
 from experiments.models import Network
-from jaxprune import counts, penalties, schedules, structure
-from jaxprune._tree import named_leaves as named
+from jaxprune import counts, penalties, report, schedules, structure
 from jaxprune._types import Schedule
 from jaxprune.dynamics import Recording, pictures, record_dynamics, recordings, removal
 from jaxprune.stochastic import Window, calibrated, zero_stochastically
@@ -166,8 +164,9 @@ def nodes_left(finished: Finished) -> dict[str, float]:
 
     Returns:
         `nodes` kept (channels and filters are nodes) and those of each group, `inputs_kept` that
-        have any weight if the first layer is dense, multiply-adds an image before and after, and
-        `max_difference`, the largest between masked and smaller logits on a hundred test images.
+        have any weight if the first layer is dense, multiply-adds an image before and after,
+        `latency_ms_dense` and `latency_ms` of a batch before and after, and `max_difference`, the
+        largest between masked and smaller logits on a hundred test images.
     """
     state, network = finished.state, finished.network
     tree = {"params": state.params, "stats": state.stats}
@@ -183,19 +182,22 @@ def nodes_left(finished: Finished) -> dict[str, float]:
         recordings.save(found, finished.directory / "dynamics.npz")
         recordings.save(found, finished.directory / "dynamics.csv")
         _draw(finished.directory.parent)
-    macs = [
-        counts.total(counts.layers(fn, params, images[:1])).macs
-        for fn, params in ((plan.function, tree), (left.function, left.params))
-    ]
+    both = (plan.function, tree), (left.function, left.params)
+    macs = [counts.total(counts.layers(*one, images[:1])).macs for one in both]
+    dense, smaller = examine.latencies(finished, *both)
     figures = {f"nodes_{name}": float(count) for name, count in kept.items()} | {
         "nodes": float(sum(kept.values())),
         "macs_dense": float(macs[0]),
         "macs": float(macs[1]),
+        "latency_ms_dense": dense,
+        "latency_ms": smaller,
         "max_difference": left.gap,
     }
     first = next(iter(left.keep)).rpartition(":")[0]
-    kernel = np.asarray(dict(named(tree))[first])
-    return figures | ({"inputs_kept": float(kernel.any(1).sum())} if kernel.ndim == 2 else {})
+    layer = next((row for row in report.layers(tree) if row.name == first), None)
+    if layer is not None and len(layer.shape) == 2:
+        figures["inputs_kept"] = float(layer.shape[0] - layer.empty_inputs)
+    return figures
 
 
 def cells_and_nodes(finished: Finished) -> dict[str, float]:

@@ -40,6 +40,7 @@ def test_the_recording_is_kept_as_a_table_and_whole(out):
 def test_the_smaller_network_is_counted_and_agrees(out):
     (training,) = json.loads((out / "results.json").read_text())["trainings"]
     assert training["max_difference"] < 1e-4 and training["macs"] <= training["macs_dense"]
+    assert 0 < training["latency_ms"] < 1e3 and 0 < training["latency_ms_dense"] < 1e3
     assert training["nodes"] == training["nodes_hidden_1"] + training["nodes_hidden_2"] <= 400
 
 
