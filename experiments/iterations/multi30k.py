@@ -28,8 +28,8 @@ config = Iteration(
     learning_rate=2e-3,
     strength=1e-5,
     every=100,
-    fraction=0.1,
-    rounds=20,
+    fraction=0.15,
+    rounds=12,
     bound=25.0,
     seeds=(0,),
 )
