@@ -5,7 +5,6 @@ pruned by `procedures.prune_while_good`. The same command goes on with what was 
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
 from tqdm import tqdm
 
-from experiments import comparison, iterations, writers
+from experiments import command, comparison, iterations, writers
 from experiments.identity import identity
 from experiments.iteration import Iteration, half_cosine
 from experiments.learner import Learner, State
@@ -34,33 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: of the command line, by default its own.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        if not arguments or arguments[0].startswith("-"):
-            raise ValueError(
-                "usage: python -m experiments.iterate NAME [--field value ...]; NAME is one of"
-                f" {', '.join(iterations.names())}, and NAME --help shows the fields."
-            )
-        _command(arguments[0], iterations.find(arguments[0]), arguments[1:])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last evaluation.")
-
-
-def _command(name: str, preset: Iteration, arguments: list[str]) -> None:
-    usual = Place(out=Path("runs", name))
-
-    def command(config: Iteration = preset, place: Place = usual) -> None:
-        run(name, config, place)
-
-    tyro.cli(
-        command,
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-        prog=f"python -m experiments.iterate {name}",
-        description=sys.modules[f"{iterations.__name__}.{name}"].__doc__,
-    )
+    command.serve("experiments.iterate", iterations, run, arguments)
 
 
 def run(name: str, config: Iteration, place: Place) -> dict[str, Any]:

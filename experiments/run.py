@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from tqdm import tqdm
 
-from experiments import configs, data, grid, results, train, writers
+from experiments import command, configs, data, grid, results, train, writers
 from experiments.config import Config, Finished
 from experiments.identity import identity
 from experiments.models import Network
@@ -67,33 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: of the command line, by default its own.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        if not arguments or arguments[0].startswith("-"):
-            raise ValueError(
-                "usage: python -m experiments.run NAME [--field value ...]; "
-                f"NAME is one of {', '.join(configs.names())}, and NAME --help shows the fields."
-            )
-        _command(arguments[0], configs.find(arguments[0]), arguments[1:])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on from the last checkpoint.")
-
-
-def _command(name: str, preset: Config, arguments: list[str]) -> None:
-    usual = Place(out=Path("runs", name))
-
-    def command(config: Config = preset, place: Place = usual) -> None:
-        run(name, config, place)
-
-    tyro.cli(
-        command,
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-        prog=f"python -m experiments.run {name}",
-        description=sys.modules[f"{configs.__name__}.{name}"].__doc__,
-    )
+    command.serve("experiments.run", configs, run, arguments)
 
 
 def run(name: str, config: Config, place: Place) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """One file a comparison: a value called `config`, with its command and expected figures on top."""
 
-import difflib
-import importlib
-import pkgutil
+import sys
 
+from experiments import command
 from experiments.iteration import Iteration
 
 __all__ = ["find", "names"]
@@ -11,7 +10,7 @@ __all__ = ["find", "names"]
 
 def names() -> list[str]:
     """Return the names of all comparisons."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return command.names(sys.modules[__name__])
 
 
 def find(name: str) -> Iteration:
@@ -30,8 +29,4 @@ def find(name: str) -> Iteration:
         >>> find("lenet300_mnist").data
         'mnist'
     """
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(names())}."
-        raise ValueError(f"There is no comparison {name!r}; {hint}")
-    return importlib.import_module(f"{__name__}.{name}").config
+    return command.find(sys.modules[__name__], name, "comparison")
