@@ -15,7 +15,7 @@ __all__ = ["config"]
 config = stochastic(
     resnet56,
     images=6_400,
-    l1=3e-4,
+    l1=2e-3,
     l2=1e-3,
     only=("none", "L1, sampled"),
     train_split="train[:6400]",

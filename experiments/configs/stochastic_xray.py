@@ -9,7 +9,7 @@ Expected: not run to its end yet.
 """
 
 from experiments import watched
-from experiments.config import Config, cosine_adam
+from experiments.config import Config
 from experiments.models.xray import xray
 
 __all__ = ["config"]
@@ -18,19 +18,19 @@ config = watched.comparison(
     Config(
         model=xray,
         data="covid_xray",
-        epochs=30,
+        epochs=20,
         batch=16,
-        learning_rate=1e-3,
-        optimizer=cosine_adam,
+        learning_rate=0.05,
+        optimizer=watched.heavy_ball,
         examine=watched.sensitivities_and_nodes,
         sparsities=(0.9,),
         seeds=(0, 1, 2),
-        prune_from=0.2,
-        prune_until=0.5,
+        prune_from=0.1,
+        prune_until=0.4,
         prune_every=20,
     ),
-    l1=1e-6,
-    l2=1e-4,
-    step=10**9,
+    l1=3e-3,
+    l2=5e-3,
+    step=784,  # of 1,120, where draws end too
     inputs=((224, 224, 1), 3),
 )
