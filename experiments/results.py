@@ -40,8 +40,9 @@ def headline(name: str, config: Config, dataset: Dataset) -> str:
     Returns:
         The line.
     """
+    model: Any = getattr(config.model, "func", config.model)  # of a `functools.partial`
     return (
-        f"{name}: {config.model.__name__} on {dataset.name}, {len(dataset.train.labels):,} images"
+        f"{name}: {model.__name__} on {dataset.name}, {len(dataset.train.labels):,} images"
         f" to learn from and {len(dataset.test.labels):,} to test on, {config.epochs} epochs"
     )
 
