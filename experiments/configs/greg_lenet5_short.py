@@ -2,8 +2,8 @@
 
 python -m experiments.run greg_lenet5_short --data-from DIR
 
-Expected: not run to its end yet. The schedules of `greg_lenet300`; filters of the second convolution
-and nodes of both hidden layers go, and the first layer stays, as the paper's first layers do.
+Expected: not run to its end yet. The schedules of `greg_lenet300`. Filters of the second
+convolution and nodes of both hidden layers go; the first layer stays, as the paper's does.
 """
 
 import dataclasses
