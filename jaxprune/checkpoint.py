@@ -109,7 +109,10 @@ def restore(directory: str | os.PathLike[str], like: Any) -> Restored:
         place = _folder(directory, step)
         fault = _damage(place) or _foreign(place, like)
         if fault is None:
-            return Restored(step, _read(place, like), refused)
+            try:
+                return Restored(step, _read(place, like), refused)
+            except ValueError as error:  # leaves agree, but one state has an empty dict or a None
+                fault = f"Orbax cannot restore it into this state: {' '.join(str(error).split())}"
         refused.append(f"Checkpoint {step} in {place.parent} is refused: {fault}.")
     return Restored(None, like, refused)
 

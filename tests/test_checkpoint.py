@@ -139,6 +139,18 @@ def test_a_checkpoint_of_another_state_is_refused_by_the_first_leaf_that_differs
     assert "'packed' is uint8[7] there and uint8[8] here" in restored.refused[0]
 
 
+@pytest.mark.parametrize("empty", [{}, None])
+def test_a_state_that_differs_by_what_is_empty_is_refused_in_a_sentence(
+    tmp_path: Path, empty: dict[str, Any] | None
+) -> None:
+    bare, more = {"a": jnp.ones(2)}, {"a": jnp.ones(2), "b": empty}
+    for number, (saved, like) in enumerate([(bare, more), (more, bare)]):
+        checkpoint.save(tmp_path / str(number), 1, saved)
+        restored = checkpoint.restore(tmp_path / str(number), like)
+        assert restored.step is None and restored.state is like
+        assert "Orbax cannot restore it into this state" in restored.refused[0]
+
+
 def test_saving_again_replaces_what_was_refused(copy: Path) -> None:
     flip(copy / "20")
     checkpoint.save(copy, 15, state(15))
