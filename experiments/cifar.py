@@ -8,7 +8,7 @@ from experiments.augment import crop_and_flip
 from experiments.config import Config
 from experiments.models import Model
 
-__all__ = ["stochastic"]
+__all__ = ["MINUTES", "stochastic"]
 
 
 def stochastic(
@@ -58,3 +58,18 @@ def stochastic(
     return dataclasses.replace(
         whole, variants={n: whole.variants[n] for n in only or whole.variants}
     )
+
+
+MINUTES: dict[str, Any] = {
+    "images": 6_400,
+    "l1": 2e-3,
+    "l2": 1e-3,
+    "only": ("none", "L1, sampled"),
+    "train_split": "train[:6400]",
+    "epochs": 1,
+    "batch": 32,
+    "sparsities": (0.8,),
+    "seeds": (0,),
+    "prune_every": 10,
+}
+"""The budget of a CPU for networks whose steps take seconds on it: two hundred of them."""

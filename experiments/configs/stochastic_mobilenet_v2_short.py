@@ -9,21 +9,9 @@ Expected: not run to its end yet.
 
 from functools import partial
 
-from experiments.cifar import stochastic
+from experiments.cifar import MINUTES, stochastic
 from experiments.models.mobilenet import mobilenet_v2
 
 __all__ = ["config"]
 
-config = stochastic(
-    partial(mobilenet_v2, width=0.25),
-    images=6_400,
-    l1=2e-3,
-    l2=1e-3,
-    only=("none", "L1, sampled"),
-    train_split="train[:6400]",
-    epochs=1,
-    batch=32,
-    sparsities=(0.8,),
-    seeds=(0,),
-    prune_every=10,
-)
+config = stochastic(partial(mobilenet_v2, width=0.25), **MINUTES)

@@ -7,21 +7,9 @@ One epoch of 6,400 images, at full depth and width; CIFAR-10 in place of CIFAR-1
 Expected: not run to its end yet.
 """
 
-from experiments.cifar import stochastic
+from experiments.cifar import MINUTES, stochastic
 from experiments.models.resnet import resnet56
 
 __all__ = ["config"]
 
-config = stochastic(
-    resnet56,
-    images=6_400,
-    l1=2e-3,
-    l2=1e-3,
-    only=("none", "L1, sampled"),
-    train_split="train[:6400]",
-    epochs=1,
-    batch=32,
-    sparsities=(0.8,),
-    seeds=(0,),
-    prune_every=10,
-)
+config = stochastic(resnet56, **MINUTES)
