@@ -61,15 +61,15 @@ def stochastic(
 
 
 MINUTES: dict[str, Any] = {
-    "images": 6_400,
-    "l1": 2e-3,
+    "images": 12_800,
+    "l1": 3e-3,
     "l2": 1e-3,
     "only": ("none", "L1, sampled"),
-    "train_split": "train[:6400]",
+    "train_split": "train[:12800]",
     "epochs": 1,
     "batch": 32,
-    "sparsities": (0.8,),
+    "sparsities": (0.95,),
     "seeds": (0,),
     "prune_every": 10,
 }
-"""The budget of a CPU for networks whose steps take seconds on it: two hundred of them."""
+"""The budget of a CPU for networks whose steps take seconds on it: four hundred of them."""

@@ -2,7 +2,7 @@
 
 python -m experiments.run stochastic_mobilenet_v2_short --data-dir DIR
 
-One epoch of 6,400 images: the gradients of depthwise convolutions are slow on a CPU.
+One epoch of 12,800 images: the gradients of depthwise convolutions are slow on a CPU.
 
 Expected: not run to its end yet.
 """

@@ -11,7 +11,7 @@ from experiments.models import Network, from_nnx
 __all__ = ["resnet8", "resnet20", "resnet32", "resnet56"]
 
 
-def resnet56(shape: tuple[int, int, int], classes: int) -> Network:
+def resnet56(shape: tuple[int, int, int], classes: int, *, width: float = 1.0) -> Network:
     """Return the network of 56 layers, written in NNX.
 
     Shortcuts have no weights (option A): they skip every other pixel and pad with channels of zero.
@@ -19,11 +19,12 @@ def resnet56(shape: tuple[int, int, int], classes: int) -> Network:
     Args:
         shape: of an image, `(height, width, channels)`; the sides are multiples of 4.
         classes: how many labels there are.
+        width: multiplies the filters of every layer.
 
     Returns:
         The network; for CIFAR-10 848,944 weights in kernels.
     """
-    return _network(56, shape, classes)
+    return _network(56, shape, classes, width)
 
 
 def resnet32(shape: tuple[int, int, int], classes: int) -> Network:
@@ -65,8 +66,8 @@ def resnet8(shape: tuple[int, int, int], classes: int) -> Network:
     return _network(8, shape, classes)
 
 
-def _network(depth: int, shape: tuple[int, int, int], classes: int) -> Network:
-    return from_nnx(lambda rngs: _ResNet(depth, shape[-1], classes, rngs))
+def _network(depth: int, shape: tuple[int, int, int], classes: int, width: float = 1.0) -> Network:
+    return from_nnx(lambda rngs: _ResNet(depth, shape[-1], classes, width, rngs))
 
 
 _kernel = functools.partial(
@@ -94,15 +95,16 @@ class _Block(nnx.Module):
 
 
 class _ResNet(nnx.Module):
-    def __init__(self, depth: int, channels: int, classes: int, rngs: nnx.Rngs):
-        widths = [width for width in (16, 32, 64) for _ in range((depth - 2) // 6)]
-        self.stem = _kernel(channels, 16, rngs=rngs)
-        self.norm = nnx.BatchNorm(16, momentum=0.9, rngs=rngs)
+    def __init__(self, depth: int, channels: int, classes: int, width: float, rngs: nnx.Rngs):
+        first, _, last = stages = [int(width * filters) for filters in (16, 32, 64)]
+        widths = [filters for filters in stages for _ in range((depth - 2) // 6)]
+        self.stem = _kernel(channels, first, rngs=rngs)
+        self.norm = nnx.BatchNorm(first, momentum=0.9, rngs=rngs)
         self.blocks = nnx.List([
-            _Block(before, width, 1 + (width > before), rngs)
-            for before, width in zip([16, *widths], widths, strict=False)
+            _Block(before, filters, 1 + (filters > before), rngs)
+            for before, filters in zip([first, *widths], widths, strict=False)
         ])
-        self.output = nnx.Linear(64, classes, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
+        self.output = nnx.Linear(last, classes, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         maps = nnx.relu(self.norm(self.stem(images)))
