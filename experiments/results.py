@@ -40,11 +40,14 @@ def headline(name: str, config: Config, dataset: Dataset) -> str:
     Returns:
         The line.
     """
-    model: Any = getattr(config.model, "func", config.model)  # of a `functools.partial`
     return (
-        f"{name}: {model.__name__} on {dataset.name}, {len(dataset.train.labels):,} images"
+        f"{name}: {_called(config.model)} on {dataset.name}, {len(dataset.train.labels):,} images"
         f" to learn from and {len(dataset.test.labels):,} to test on, {config.epochs} epochs"
     )
+
+
+def _called(model: Any) -> str:
+    return getattr(model, "func", model).__name__  # of what a `functools.partial` was made of
 
 
 def keep(directory: Path, result: Result, params: Any, shape: tuple[int, ...]) -> None:
@@ -153,7 +156,7 @@ def _csv(trainings: list[Result]) -> str:
 def _draw(config: Config, groups: Groups, out: Path) -> list[str]:
     curves = {name: [row["curve"] for row in rows] for name, rows in groups.items()}
     last = _shown(groups)
-    about = f"{config.model.__name__} on {config.data}"
+    about = f"{_called(config.model)} on {config.data}"
     inputs = None if last["inputs"] is None else np.array(last["inputs"])
     title = f"{about}: {_group_of(last)}"
     report.plot_run(curves, _layers(last), inputs=inputs, title=title).savefig(out / "run.png")
