@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # compressions
+_TICKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)  # compressions
 
 
 def draw(
@@ -56,7 +56,9 @@ def draw(
     ticks = [tick for tick in _TICKS if low <= tick <= high]
     sparsities.set_xticks(ticks, [f"{100 * (1 - 1 / tick):.3g} %" for tick in ticks], minor=False)
     sparsities.set_xticks([], minor=True)
+    sparsities.set_xlabel("sparsity")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.grid(color="0.9", lw=0.6)
     axes.legend(frameon=False, fontsize=9, loc="lower left")
     return picture

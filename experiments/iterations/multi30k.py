@@ -1,6 +1,10 @@
 """German to English on Multi30k, a Transformer of 1.4 million params, everything pruned.
 
 python -m experiments.iterate multi30k --data-from DIR
+
+Dense: BLEU 36.6 on the held-out pairs and 36.3 on the test set by greedy search, 38.2 and 37.3 by
+beam. At 80 % sparsity 27.4 (magnitude alone) to 28.2 (irrelevance) on the test set; one seed. It
+takes an hour on two cores that other work shares.
 """
 
 from functools import partial
