@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments import configs, greg, greg_picks, grid
@@ -137,3 +138,15 @@ def test_every_pick_is_pushed_and_removed_at_one_stroke() -> None:
         assert earlier.config.stage == ("pushed" if "GReg" in cell.variant else "picked")
         # One epoch to measure; from there on as many steps for all.
         assert earlier.config.epochs + cell.config.epochs == 3
+
+
+@pytest.mark.parametrize(("epoch", "rate"), [(59, 1e-2), (60, 1e-3), (89, 1e-3), (90, 1e-4)])
+def test_fine_tuning_falls_tenfold_at_the_published_epochs(epoch: int, rate: float) -> None:
+    config = configs.find("greg_resnet56")
+    per_epoch = 50_000 // config.batch
+    tx: Any = config.optimizer(config, config.epochs * per_epoch)
+    state = optax.tree_utils.tree_set(
+        tx.init(jnp.zeros(())), count=jnp.int32(epoch * per_epoch + 1)
+    )
+    update, _ = tx.update(jnp.ones(()), state, jnp.zeros(()))
+    np.testing.assert_allclose(-update, rate, rtol=1e-5)
