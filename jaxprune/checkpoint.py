@@ -107,12 +107,9 @@ def restore(directory: str | os.PathLike[str], like: Any) -> Restored:
     refused = []
     for step in _steps(directory):
         place = _folder(directory, step)
-        fault = _damage(place) or _foreign(place, like)
+        fault, state = _attempt(place, like)
         if fault is None:
-            try:
-                return Restored(step, _read(place, like), refused)
-            except ValueError as error:  # leaves agree, but one state has an empty dict or a None
-                fault = f"Orbax cannot restore it into this state: {' '.join(str(error).split())}"
+            return Restored(step, state, refused)
         refused.append(f"Checkpoint {step} in {place.parent} is refused: {fault}.")
     return Restored(None, like, refused)
 
@@ -131,6 +128,17 @@ def _steps(directory: str | os.PathLike[str]) -> list[int]:
 def _remove(parent: Path, steps: list[int]) -> None:
     for step in steps:
         shutil.rmtree(parent / str(step))
+
+
+def _attempt(place: Path, like: Any) -> tuple[str | None, Any]:
+    """Return what is wrong with a checkpoint, or the state that it holds."""
+    fault = _damage(place) or _foreign(place, like)
+    if fault is not None:
+        return fault, None
+    try:
+        return None, _read(place, like)
+    except ValueError as error:  # leaves agree, but one state has an empty dict or a None
+        return f"Orbax cannot restore it into this state: {' '.join(str(error).split())}", None
 
 
 def _read(place: Path, like: Any) -> Any:
