@@ -1,0 +1,19 @@
+"""A small U-Net on nuclei: dense, and sampled under L1; the two that tell what removal costs.
+
+python -m experiments.run stochastic_unet_short --data-from DIR
+
+`stochastic_unet` has the other controls too.
+
+Expected: Dice 0.845 +- 0.017 dense; sampled under L1 with 97 % of the weights gone 0.64 with one seed and 0 with
+two: too strong for two epochs. Four minutes a training on a core.
+"""
+
+import dataclasses
+
+from experiments.configs.stochastic_unet import config as whole
+
+__all__ = ["config"]
+
+_ONLY = ("none", "L1, sampled")
+
+config = dataclasses.replace(whole, variants={name: whole.variants[name] for name in _ONLY})
