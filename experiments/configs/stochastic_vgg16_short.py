@@ -4,8 +4,8 @@ python -m experiments.run stochastic_vgg16_short --data-dir DIR
 
 Three epochs of 20,000 images; dense, sampled under L1, and its control by magnitude.
 
-Expected: 60.72 % dense, 46.88 % sampled under L1 with 90 % of the weights and a tenth of the filters gone,
-57.55 % by magnitude with every filter left; five minutes a training on a core.
+Expected: 60.72 % dense, 46.88 % sampled under L1 with 90 % of the weights and a tenth of the
+filters gone, 57.55 % by magnitude with every filter left; five minutes a training on a core.
 """
 
 from functools import partial
