@@ -71,7 +71,12 @@ def _slope(fn, params, args):
         weights = jnp.cos(jnp.arange(outputs.size)).reshape(outputs.shape)
         return jnp.sum(weights * outputs), (outputs, state)
 
-    return jax.value_and_grad(loss, has_aux=True)(params)
+    found, slope = jax.value_and_grad(loss, has_aux=True, allow_int=True)(params)
+    # NNX keeps counts and keys beside the params; nothing slopes along them.
+    none = [leaf.dtype == jax.dtypes.float0 for leaf in jax.tree.leaves(slope)]
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(slope), none, strict=True)
+    slope = [jnp.zeros(leaf.shape) if flat else rise for leaf, rise, flat in leaves]
+    return found, jax.tree.unflatten(jax.tree.structure(params), slope)
 
 
 def _value_gap(plan, keep, wide, small):

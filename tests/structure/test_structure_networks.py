@@ -45,12 +45,6 @@ GROUPS = {
 
 
 DEEP = {"resnet18", "resnet50", "resnet56", "resnet56_b", "vgg16", "vgg19", "densenet"}
-"""Their layers are those of others: what NNX makes of them is compared by groups alone."""
-
-SLOPED = {"mlp", "lenet5", "squeeze_excitation", "vit"}
-"""Those of NNX whose gradients are compared too: its states are cut like linen's params."""
-
-REPEATED = {"resnet56", "resnet56_b"}
 """So many layers alike that running them one by one is sooner done than compiling them."""
 
 
@@ -75,18 +69,11 @@ def test_every_group_is_found_and_exact(name, build):
     assert all(group.status == "exact" for group in plan.groups.values())
 
 
+@pytest.mark.parametrize("build", [linen, build_nnx])
 @pytest.mark.parametrize("name", NETS)
-def test_a_linen_network_shrinks_to_its_masked_self(name):
+def test_a_network_shrinks_to_its_masked_self(name, build):
     inputs = INPUTS.get(name, (IMAGE,))
-    built = linen(NETS[name], *inputs)
-    shrinks_with_its_gradient(*built, inputs, eager=name in REPEATED)
-
-
-@pytest.mark.parametrize("name", [name for name in NETS if name not in DEEP])
-def test_an_nnx_network_shrinks_to_its_masked_self(name):
-    inputs = INPUTS.get(name, (IMAGE,))
-    shrinks = shrinks_with_its_gradient if name in SLOPED else shrinks_to_its_masked_self
-    shrinks(*build_nnx(NETS[name], *inputs), inputs)
+    shrinks_with_its_gradient(*build(NETS[name], *inputs), inputs, eager=name in DEEP)
 
 
 @pytest.mark.parametrize("name", PLAIN)
