@@ -150,48 +150,54 @@ def of_widths(*widths):
 
 
 TIMED = {
-    "VGG-16": (vgg16, 32, 1),
-    "VGG-16, images of 64": (vgg16, 64, 1),
-    "U-Net 64, 128, 256": (unet, 32, 1),
-    "U-Net 32, 64, 128": (of_widths(32, 64, 128), 32, 1),
-    "U-Net 32, 64, 128, round_to=8": (of_widths(32, 64, 128), 32, 8),
-    "U-Net 16, 32, 64": (of_widths(16, 32, 64), 32, 1),
-    "U-Net 16, 32, 64, round_to=8": (of_widths(16, 32, 64), 32, 8),
-    "ResNet-18": (resnet18, 32, 1),
-    "MobileNetV2": (mobilenet_v2, 32, 1),
-    "MobileNetV2, round_to=8": (mobilenet_v2, 32, 8),
-    "ViT, 4 layers of 384": (vit_small, 32, 1),
+    "VGG-16": (vgg16, 32, 1, 0.6),
+    "VGG-16, images of 64": (vgg16, 64, 1, 0.6),
+    "U-Net 64, 128, 256": (unet, 32, 1, 0.6),
+    "U-Net 64, 128, 256, five eighths removed": (unet, 32, 1, 0.625),
+    "U-Net 32, 64, 128": (of_widths(32, 64, 128), 32, 1, 0.6),
+    "U-Net 32, 64, 128, round_to=8": (of_widths(32, 64, 128), 32, 8, 0.6),
+    "U-Net 16, 32, 64": (of_widths(16, 32, 64), 32, 1, 0.6),
+    "U-Net 16, 32, 64, round_to=8": (of_widths(16, 32, 64), 32, 8, 0.6),
+    "ResNet-18": (resnet18, 32, 1, 0.6),
+    "MobileNetV2": (mobilenet_v2, 32, 1, 0.6),
+    "MobileNetV2, round_to=8": (mobilenet_v2, 32, 8, 0.6),
+    "ViT, 4 layers of 384": (vit_small, 32, 1, 0.6),
 }
-PROMISED = {"VGG-16", "U-Net 64, 128, 256"}
+"""Name -> network, side of its images, what widths are rounded to, what goes of every group."""
+PROMISED = {"VGG-16", "U-Net 64, 128, 256, five eighths removed"}
 """What must run 0.7 times as much faster as it has fewer multiply-adds."""
 
 
-def cpu_seconds(fn, params, x, repeats=5):
-    """Return the least CPU seconds of a call, of all threads together: other work counts little."""
-    run = jax.jit(fn).lower(params, x).compile()
-    seconds = []
-    for _ in range(repeats + 1):
-        start = time.process_time()
-        jax.block_until_ready(run(params, x))
-        seconds.append(time.process_time() - start)
-    return min(seconds[1:])
+def latencies(calls, rounds=15):
+    """Return the median seconds of each call, and of the ratio of first to last, taken in turns."""
+    runs = [(jax.jit(fn).lower(params, x).compile(), params, x) for fn, params, x in calls]
+    taken = []
+    for _ in range(rounds + 1):
+        row = []
+        for run, params, x in runs:
+            start = time.perf_counter()
+            jax.block_until_ready(run(params, x))
+            row.append(time.perf_counter() - start)
+        taken.append(row)
+    taken = np.array(taken[1:])  # the first touches the memory
+    return *np.median(taken, axis=0), np.median(taken[:, 0] / taken[:, -1])
 
 
 @pytest.mark.parametrize("name", TIMED)
 def test_latency_follows_the_multiply_adds(name):
-    net, size, step = TIMED[name]
+    net, size, step, gone = TIMED[name]
     x = jnp.asarray(np.random.default_rng(0).normal(size=(32, size, size, 3)), jnp.float32)
     fn, params = linen(net, x)
     plan = structure.plan(fn, params, x, round_to=step)
     rng = np.random.default_rng(0)
     scores = {name: rng.random(group.size) for name, group in plan.groups.items()}
-    keep = structure.keep_top(plan, scores, 0.6, allocation=within_leaf())
+    keep = structure.keep_top(plan, scores, gone, allocation=within_leaf())
     keep = {n: kept for n, kept in keep.items() if not n.endswith("query/kernel:1")}  # all heads
     small_fn, small = structure.shrink(plan, params, keep)
     pairs = (fn, params), (small_fn, small)
     macs = [counts.total(counts.layers(*pair, x)).macs for pair in pairs]
-    seconds = [cpu_seconds(*pair, x) for pair in pairs]
-    fewer, faster = macs[0] / macs[1], seconds[0] / seconds[1]
+    fewer = macs[0] / macs[1]
+    *seconds, faster = latencies([(*pair, x) for pair in pairs])
     ms = [f"{1e3 * s:.0f}" for s in seconds]
     print(f"\n| {name} | {fewer:.1f} | {ms[0]} to {ms[1]} | {faster:.1f} | {faster / fewer:.2f} |")
     assert name not in PROMISED or faster >= 0.7 * fewer
