@@ -1,7 +1,7 @@
 """The pure part of training a network that classifies: its loss, its evaluation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -180,13 +180,16 @@ def _losses(logits: jax.Array, classes: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy(logits, jax.nn.one_hot(classes, logits.shape[-1]))
 
 
-def _chunks(examples: Split, devices: int) -> list[Any]:
-    """Cut a split into equal parts, the last one padded, so that one program serves them all."""
+def _chunks(examples: Split, devices: int) -> Iterator[Any]:
+    """Cut a split into equal parts, the last one padded, so that one program serves them all.
+
+    One at a time, since a split may fit in no memory.
+    """
     count = len(examples.labels)
     width = math.ceil(count / math.ceil(count / _EVALUATE) / devices) * devices
     places = np.arange(math.ceil(count / width) * width).reshape(-1, width)
     taken = np.minimum(places, count - 1)
-    return [
+    return (
         (examples.images[part], examples.labels[part], place < count)
         for part, place in zip(taken, places, strict=True)
-    ]
+    )
