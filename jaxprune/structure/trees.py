@@ -10,7 +10,7 @@ from jax.core import Tracer
 
 from jaxprune._tree import map_named
 from jaxprune.masks import pack, unpack
-from jaxprune.structure.plan import Keep, Kept, Plan, kept_indices
+from jaxprune.structure.plan import Keep, Kept, Plan, checked_keep, kept_indices
 
 __all__ = ["owner", "shrink_state", "survivors"]
 
@@ -21,9 +21,11 @@ def shrink_state(plan: Plan, state: Any, keep: Keep) -> Any:
     Every leaf whose path ends with the path of a parameter and whose shape is the parameter's is
     cut as the parameter is: moments, traces, averages, masks (packed ones too); also inside
     `optax.chain`, `optax.masked`, `optax.partition` and the state of an `nnx.Optimizer`. Where an
-    axis is pooled to length 1, the others are cut. Scalars and leaves that belong to no parameter
-    pass. Leaves stay where they lie, if their mesh still divides the shape. A schedule of sparsity
-    goes on too: from then on it counts the weights of the smaller network.
+    axis is pooled to length 1, the others are cut. So is what is kept for the units of a group,
+    under its name: by a growing penalty on `groups(plan)` and by a recorder, which go on with a
+    plan of the smaller function. Scalars and leaves that belong to no parameter pass. Leaves stay
+    where they lie, if their mesh still divides the shape. A schedule of sparsity goes on too: from
+    then on it counts the weights of the smaller network.
 
     Args:
         plan: the plan.
@@ -50,7 +52,11 @@ def shrink_state(plan: Plan, state: Any, keep: Keep) -> Any:
     """
     kept = kept_indices(plan, keep)
 
+    units = {name: kept for name, kept in checked_keep(plan, keep).items() if not kept.all()}
+
     def cut(path: str, leaf: Any) -> Any:
+        if group := next((name for name in units if f"/{name}/" in f"/{path}/"), None):
+            return _units_left(leaf, units[group])
         name = owner(plan, path)
         if name not in kept or jnp.ndim(leaf) == 0:
             return leaf
@@ -107,6 +113,11 @@ def survivors(plan: Plan, kept: Kept, name: str, leaf: Any) -> Any:
         for axis, stays in kept[name].items()
         if leaf.shape[axis] == shape[axis]
     }
+    return _taken(leaf, places)
+
+
+def _taken(leaf: Any, places: dict[int, np.ndarray]) -> Any:
+    """Take the places of each axis."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         left = tuple(len(places[a]) if a in places else n for a, n in enumerate(leaf.shape))
         return jax.ShapeDtypeStruct(left, leaf.dtype)
@@ -115,6 +126,17 @@ def survivors(plan: Plan, kept: Kept, name: str, leaf: Any) -> Any:
     whole = np.asarray(leaf) if on_host else leaf
     whole = functools.reduce(lambda array, axis: take(array, places[axis], axis), places, whole)
     return _placed(whole, leaf) if isinstance(leaf, jax.Array) and on_host else whole
+
+
+def _units_left(leaf: Any, kept: np.ndarray) -> Any:
+    """Cut what is kept for a group: the last axis of its length, of two axes or more.
+
+    A single axis is no axis of units: a recorder's rows lie along it.
+    """
+    axes = [axis for axis, n in enumerate(jnp.shape(leaf)) if n == len(kept)]
+    if not axes or jnp.ndim(leaf) < 2:
+        return leaf
+    return _taken(leaf, {axes[-1]: np.flatnonzero(kept)})
 
 
 def _packed(path: str, leaf: Any, shape: tuple[int, ...]) -> bool:

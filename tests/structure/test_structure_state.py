@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune import masks, penalties, pruning, schedules, scores, structure
+from jaxprune import growing, masks, penalties, pruning, schedules, scores, structure
+from jaxprune.dynamics import record_dynamics
 from jaxprune.granularity import nodes
+from jaxprune.growing import Growth
+from jaxprune.irrelevance import decay
+from jaxprune.stochastic import zero_stochastically
 from tests.networks.compare import masked
 from tests.networks.small import KEEP, mlp, square
 
@@ -35,6 +40,8 @@ OPTIMIZERS = {
             ONCE, score=scores.movement, granularity=nodes(), accumulate=0.9, packed=True
         ),
     ),
+    "irrelevance": optax.chain(decay.add_irrelevance_penalty(0.1), optax.adam(1e-2)),
+    "irrelevance, decoupled": optax.chain(optax.adam(1e-2), decay.decay_irrelevant(0.1)),
     "fixed masks": optax.chain(optax.adam(1e-2), pruning.keep_masked(HOLES)),
     "masks inside": optax.masked(
         optax.MultiSteps(pruning.keep_masked({"w1": HOLES["w1"], "w2": HOLES["w2"]}), 1),
@@ -66,6 +73,56 @@ def test_training_goes_on_as_the_masked_network_would(name, plan, params, x):
     wide_updates, wide_state = step(mlp, wide, state)
     close(updates, structure.shrink_state(plan, wide_updates, KEEP))
     close(new_state, structure.shrink_state(plan, wide_state, KEEP))
+
+
+def gone_on(make, plan, params, x, steps=3):
+    """Return the state after a few steps, and (plan, tx, params, state) of the smaller function."""
+    tx, wide = make(plan), params
+
+    def step(tx, fn, params, state):
+        grad = jax.grad(square(fn))(params, x)
+        updates, state = tx.update(grad, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(wide)
+    for _ in range(steps):
+        wide, state = step(tx, mlp, wide, state)
+    small_fn, small = structure.shrink(plan, wide, KEEP)
+    again = structure.plan(small_fn, small, x)
+    tx, small_state = make(again), structure.shrink_state(plan, state, KEEP)
+    alike(small_state, tx.init(small))
+    return state, (again, tx, *step(tx, small_fn, small, small_state))
+
+
+def alike(left, right):
+    assert jax.tree.map(jnp.shape, left) == jax.tree.map(jnp.shape, right)
+
+
+@pytest.mark.parametrize(("name", "units"), [("w1:1", structure.groups), ("w1", lambda _: nodes())])
+def test_a_growing_penalty_goes_on_with_the_units_that_are_left(name, units, plan, params, x):
+    def make(plan):
+        grow = partial(growing.add_growing_penalty, {name: 0.5}, untrained=True)
+        return optax.chain(grow(Growth(every=1, hold=50), granularity=units(plan)), optax.sgd(1e-3))
+
+    state, (_, _, _, new) = gone_on(make, plan, params, x)
+    doomed, left = state[0].doomed[name].ravel(), new[0].doomed[name].ravel()
+    assert doomed.sum() == 3 and (left == doomed[KEEP["w1:1"]]).all()
+    assert new[0].layers.updates == state[0].layers.updates + 1
+
+
+def test_a_recorder_goes_on_with_the_nodes_that_are_left(plan, params, x):
+    capacity = 6  # as many rows as nodes: they are told apart by their axis
+
+    def make(plan):
+        return record_dynamics(
+            zero_stochastically(jax.random.key(0), 0.1, remember=True), capacity=capacity, plan=plan
+        )
+
+    state, (*_, new) = gone_on(make, plan, params, x)
+    old, new = state.recording, new.recording
+    assert new.rows == old.rows + 1 == 4
+    assert (new.groups["w1:1"].norm_in[:3] == old.groups["w1:1"].norm_in[:3, KEEP["w1:1"]]).all()
+    assert (new.groups["w1:1"].into[:3] == old.groups["w1:1"].into[:3]).all()
 
 
 @pytest.mark.parametrize("packed", [False, True])
