@@ -6,13 +6,11 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from jaxprune._tree import names
 from jaxprune._types import Params, Where
 from jaxprune.structure.groups import Group, Pinned, collect
-from jaxprune.structure.trace import walk
+from jaxprune.structure.trace import arrays, walk
 
 __all__ = [
     "Keep",
@@ -42,6 +40,7 @@ class Plan:
         pinned: the axes of parameters that must stay, each with the reason.
         unknown: the primitives without a rule, each with its place in the code.
         round_to: how many units a group keeps must be a multiple of this, or all of them.
+        protected: the parameters whose shapes the caller wants kept.
         fn: the function; it is not pickled, see `attach`.
     """
 
@@ -50,11 +49,12 @@ class Plan:
     pinned: tuple[Pinned, ...]
     unknown: tuple[str, ...]
     round_to: int = 1
+    protected: tuple[str, ...] = ()
     fn: Callable[..., Any] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def fingerprint(self) -> str:
-        """A digest of the parameters' shapes and of every group: two equal plans share it."""
+        """A digest of the parameters' shapes and of every group with its certificate."""
         sha = hashlib.sha256(repr(sorted(self.shapes.items())).encode())
         for _, group in sorted(self.groups.items()):
             sha.update(digest(group))
@@ -72,21 +72,27 @@ class Plan:
 
         Args:
             fn: the function.
-            *like: optionally params (or their shapes) and inputs: `fn` is then planned anew, and
-                every group of this plan must be found again.
+            *like: params (or their shapes) and inputs: `fn` is then planned anew, and every group
+                of this plan must be found again, with its certificate. Without them nothing is
+                checked here: `fn` must be the function that was planned.
 
         Returns:
             The plan with the function.
 
         Raises:
-            ValueError: naming the first group that `fn` does not have: the model has changed.
+            ValueError: naming the first group that is another one in `fn`, or has another
+                certificate: the model has changed.
         """
-        fresh = plan(fn, *like) if like else self
+        guarded = self.protected
+        fresh = plan(fn, *like, protect=lambda name, _: name in guarded) if like else self
         for name, group in self.groups.items():
-            if digest(fresh.groups.get(name)) != digest(group):
+            found = fresh.groups.get(name)
+            if digest(found) != digest(group):
+                status = found.status if found else "absent"
                 raise ValueError(
                     f"The plan's fingerprint does not fit the function: the group {name!r} is not"
-                    " what it was; the model has changed, so plan it anew."
+                    f" what it was ({group.status}, now {status}); the model has changed, so plan"
+                    " it anew."
                 )
         return dataclasses.replace(self, fn=fn)
 
@@ -135,7 +141,8 @@ def plan(
         The plan.
 
     Raises:
-        ValueError: if `fn` cannot be traced, has side effects, or `round_to` is below 1.
+        ValueError: if `fn` cannot be traced, has side effects, if a parameter is no array, or if
+            `round_to` is no whole number of at least 1.
 
     References:
         The idea of a dependency graph: Fang et al., "DepGraph: Towards Any Structural Pruning"
@@ -155,12 +162,17 @@ def plan(
             w1:0 is an input of the function
             w2:1 is an output of the function
     """
-    if round_to < 1:
-        raise ValueError(f"`round_to={round_to}` must be at least 1; 1 rounds nothing.")
-    traced = walk(fn, params, args, kwargs, protect)
+    if not isinstance(round_to, int | np.integer) or round_to < 1:
+        raise ValueError(
+            f"`round_to={round_to!r}` must be a whole number, at least 1; 1 rounds nothing."
+        )
+    leaves = arrays(params)
+    guarded = tuple(n for n, leaf in leaves.items() if protect is not None and protect(n, leaf))
+    traced = walk(fn, params, args, kwargs, protected=guarded)
     groups, pinned = collect(traced)
-    shapes = dict(zip(names(params), (leaf.shape for leaf in jax.tree.leaves(params)), strict=True))
-    return Plan(groups, shapes, pinned, tuple(dict.fromkeys(traced.graph.unknown)), round_to, fn)
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    unknown = tuple(dict.fromkeys(traced.graph.unknown))
+    return Plan(groups, shapes, pinned, unknown, int(round_to), guarded, fn)
 
 
 def checked_params(plan: Plan, params: Params, what: str = "params") -> None:
@@ -172,9 +184,9 @@ def checked_params(plan: Plan, params: Params, what: str = "params") -> None:
         what: the argument's name, for the message.
 
     Raises:
-        ValueError: naming the first leaf that differs.
+        ValueError: naming the first leaf that differs, or is no array.
     """
-    found = {n: leaf.shape for n, leaf in zip(names(params), jax.tree.leaves(params), strict=True)}
+    found = {name: leaf.shape for name, leaf in arrays(params, what).items()}
     for name in [*plan.shapes, *found]:
         if found.get(name) != plan.shapes.get(name):
             raise ValueError(
@@ -194,12 +206,17 @@ def checked_keep(plan: Plan, keep: Keep) -> dict[str, np.ndarray]:
         Group name -> boolean array of shape (units,).
 
     Raises:
-        ValueError: if a name, a shape or a dtype is wrong, if a group would be left with too few
-            units, or if their number is not a multiple of `round_to`.
+        ValueError: if `keep` is no mapping, if a name, a shape or a dtype is wrong, if a group
+            would be left with too few units, or if their number is not a multiple of `round_to`.
     """
+    if not isinstance(keep, Mapping):
+        raise ValueError(
+            f"`keep` is a {type(keep).__name__}; give a mapping of group names to booleans, one a"
+            f" unit, such as `{{{next(iter(plan.groups), 'w1:1')!r}: ...}}`."
+        )
     for name in keep:
         if name not in plan.groups:
-            raise ValueError(_no_such_group(plan, name))
+            raise ValueError(_no_such_group(plan, str(name)))
     whole = {name: np.ones(group.size, bool) for name, group in plan.groups.items()}
     for name, value in keep.items():
         kept = np.asarray(value)
@@ -232,7 +249,7 @@ def kept_indices(plan: Plan, keep: Keep) -> Kept:
 
 
 def digest(group: Group | None) -> bytes:
-    """Return a digest of a group's name and of all its indices, or of no group.
+    """Return a digest of a group's name, of all its indices and its certificate, or of no group.
 
     Args:
         group: the group.
@@ -240,8 +257,12 @@ def digest(group: Group | None) -> bytes:
     Returns:
         32 bytes.
     """
-    sha = hashlib.sha256((group.name if group else "").encode())
-    for member in sorted(group.members if group else (), key=lambda m: (m.leaf, m.axis)):
+    if group is None:
+        return hashlib.sha256().digest()
+    # Without the lines of code in it: they move with any edit above them.
+    because = sorted({place.partition(" at ")[0] for place in group.because})
+    sha = hashlib.sha256(repr((group.name, group.status, because)).encode())
+    for member in sorted(group.members, key=lambda m: (m.leaf, m.axis)):
         sha.update(f"{member.leaf}:{member.axis}".encode())
         sha.update(np.ascontiguousarray(member.indices, np.int64).tobytes())
     return sha.digest()

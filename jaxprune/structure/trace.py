@@ -1,6 +1,6 @@
 """From a function to its tape: trace it, give every parameter its slots, walk the jaxpr."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jaxprune._tree import names
 from jaxprune.structure.graph import Graph, Tape, Value, open_jaxpr
 from jaxprune.structure.rules import TABLE
 
-__all__ = ["Traced", "walk"]
+__all__ = ["Traced", "arrays", "walk"]
 
 
 class Traced(NamedTuple):
@@ -40,7 +40,8 @@ def walk(
     params: Any,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-    protect: Callable[[str, Any], bool] | None = None,
+    *,
+    protected: Collection[str] = (),
     held: Callable[[str, int], np.ndarray] | None = None,
 ) -> Traced:
     """Trace `fn(params, *args, **kwargs)` and apply the rules along its jaxpr.
@@ -50,7 +51,7 @@ def walk(
         params: its parameters, arrays or shapes.
         args: its other inputs, arrays or shapes.
         kwargs: its inputs by keyword.
-        protect: predicate on (name, leaf) of the parameters that must keep their shapes.
+        protected: names of the parameters that must keep their shapes.
         held: `held(name, axis)`, what a parameter holds at each index once it is removed; 0 by
             default, as masks leave it.
 
@@ -58,16 +59,15 @@ def walk(
         The walk.
 
     Raises:
-        ValueError: if the function cannot be traced or has side effects.
+        ValueError: if the function cannot be traced or has side effects, or if a parameter is no
+            array.
     """
+    own = arrays(params)
     closed, shapes = _traced(fn, params, args, kwargs)
     jaxpr, consts = open_jaxpr(closed)
     jaxpr, inputs = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     graph = Graph(TABLE)
-    leaves = {
-        name: _leaf(graph, leaf, protected=protect is not None and protect(name, leaf))
-        for name, leaf in zip(names(params), jax.tree.leaves(params), strict=True)
-    }
+    leaves = {n: _leaf(graph, leaf, protected=n in protected) for n, leaf in own.items()}
     if held is not None:
         _hold(leaves, held)
     others = jax.tree.leaves((tuple(args), dict(kwargs)))
@@ -82,6 +82,29 @@ def walk(
     for value, name in zip(tape.outs, outs, strict=True):
         _settle(graph, value, None if name is None else leaves[name])
     return Traced(graph, tape, leaves, list(inputs), jax.tree.structure(shapes), outs)
+
+
+def arrays(params: Any, what: str = "params") -> dict[str, Any]:
+    """Return the parameters by their names.
+
+    Args:
+        params: a pytree of arrays or of shapes.
+        what: the argument's name, for the message.
+
+    Returns:
+        Name -> array.
+
+    Raises:
+        ValueError: naming a leaf that is no array, such as a Python number.
+    """
+    found = dict(zip(names(params), jax.tree.leaves(params), strict=True))
+    for name, leaf in found.items():
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            raise ValueError(
+                f"{name!r} in `{what}` is a {type(leaf).__name__}; parameters are arrays:"
+                " `jax.tree.map(jnp.asarray, params)` makes them."
+            )
+    return found
 
 
 def _hold(leaves: dict[str, Value], held: Callable[[str, int], np.ndarray]) -> None:
