@@ -170,13 +170,13 @@ PROMISED = {"VGG-16", "U-Net 64, 128, 256, five eighths removed"}
 
 def latencies(calls, rounds=15):
     """Return the median seconds of each call, and of the ratio of first to last, taken in turns."""
-    runs = [(jax.jit(fn).lower(params, x).compile(), params, x) for fn, params, x in calls]
+    runs = [(jax.jit(fn).lower(*args).compile(), args) for fn, *args in calls]
     taken = []
     for _ in range(rounds + 1):
         row = []
-        for run, params, x in runs:
+        for run, args in runs:
             start = time.perf_counter()
-            jax.block_until_ready(run(params, x))
+            jax.block_until_ready(run(*args))
             row.append(time.perf_counter() - start)
         taken.append(row)
     taken = np.array(taken[1:])  # the first touches the memory
