@@ -10,6 +10,7 @@ is what the certificate reads.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.extend import source_info_util
@@ -264,8 +265,10 @@ def _line(eqn: Any) -> str:
 def _constant(graph: Graph, array: Any) -> Value:
     """Return the value of a constant: its slots are free, and follow whatever they meet."""
     shape = np.shape(array)
-    kind = getattr(array, "dtype", np.dtype(type(array))).kind
-    if shape or kind not in "biuf" or isinstance(array, Tracer):
+    dtype = getattr(array, "dtype", np.dtype(type(array)))
+    # JAX is asked: to NumPy, bfloat16 is no kind of number.
+    real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+    if shape or not real or isinstance(array, Tracer):
         return graph.value(shape)
     return Value((), float(array))
 
