@@ -56,10 +56,14 @@ COUNTS = [
 def test_crops_of_lenet5_leave_the_golden_numbers(fraction, wanted, first):
     left = [431_080]
     while left[-1] > 4000:
-        left.append(left[-1] - round(fraction * left[-1]))
+        left.append(left[-1] - cropping.share(fraction, left[-1]))
     assert {crops: left[crops] for crops in wanted} == wanted
     ratios = [next(i for i, n in enumerate(left) if 431_080 / n >= r) for r in (10, 50, 100)]
     assert ratios == first
+
+
+def test_a_half_of_a_weight_is_rounded_to_the_even_number():
+    assert [cropping.share(0.25, remaining) for remaining in (2, 6, 10)] == [0, 2, 2]
 
 
 @pytest.mark.parametrize("count", [0, 1, 333, 750, 10**6])

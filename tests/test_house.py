@@ -18,7 +18,7 @@ PACKAGE = ROOT / "jaxprune"
 LAYERS = (
     # Ring 0: the vocabulary.
     {"_types"},
-    {"_tree", "_branch", "_count", "irrelevance._exp", "_text", "_view"},
+    {"_tree", "_batch", "_branch", "_count", "irrelevance._exp", "_text", "_view"},
     # Ring 1: pure and stateless.
     {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},
     {
@@ -59,7 +59,8 @@ LAYERS = (
     {"dynamics.recordings", "_drawing"},
     # Ring 4: touch the world.
     {"checkpoint", "report", "dynamics.pictures", "curvature.pictures", "procedures._threshold"},
-    {"procedures._rounds", "compact"},
+    {"procedures._disk", "compact"},
+    {"procedures._rounds"},
     {"procedures.loops"},
     # The facades.
     {"curvature", "dynamics", "growing", "irrelevance", "procedures", "stochastic", "structure"},

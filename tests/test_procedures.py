@@ -123,7 +123,16 @@ def test_the_snapshot_is_the_sparsest_good_state_before_its_crop(done):
 def test_compression_counts_every_parameter(done):
     row = done.history[-1]
     assert row["compression"] == 84 / row["remaining"]
-    assert row["sparsity"] == pytest.approx(1 - 1 / row["compression"])
+    assert row["sparsity"] == row["covered_sparsity"] == pytest.approx(1 - 1 / row["compression"])
+
+
+def test_sparsity_counts_what_no_mask_covers_too():
+    params = {"kernel": jnp.arange(1.0, 7.0).reshape(2, 3), "bias": jnp.zeros(3)}
+    state = State(jnp.int32(0), params, pruning.keep_masked().init(params))
+    training = Training(lambda state: state, lambda state: {"accuracy": 1.0})
+    row = prune_while_good(state, training, bound=0.5, fraction=0.5, rounds=2).history[-1]
+    assert (row["remaining"], row["compression"]) == (3, 9 / 6)
+    assert row["sparsity"] == pytest.approx(1 / 3) and row["covered_sparsity"] == 0.5
 
 
 def test_every_round_says_what_it_cost(done):
@@ -168,7 +177,12 @@ def test_a_bound_never_reached_keeps_the_dense_model_and_says_so():
 
 
 def test_a_dense_model_that_fails_the_bound_trains_until_it_passes(done):
-    assert not done.history[0]["good"] and done.reached
+    first = next(row["round"] for row in done.history if row["good"])
+    assert first and done.reached
+    came = f"accuracy {done.history[0]['accuracy']:g}, not above 0.8"
+    assert done.ended == (
+        f"All 8 rounds are used. What came in had {came}; round {first} was the first above it."
+    )
 
 
 def test_patience_ends_after_evaluations_that_fail_on_end():
@@ -197,6 +211,25 @@ def test_a_metric_that_is_not_finite_ends_it_with_the_last_good_snapshot(value, 
     assert "not finite at round 2" in outcome.ended and int(outcome.best.step) == 10
     assert checkpoint.restore(tmp_path / "checkpoints", None).refused
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_figure_that_is_not_finite_is_named(tmp_path):
+    sick = Training(train, lambda state: {"accuracy": 1.0, "test_loss": math.nan})
+    outcome = go(3, sick, directory=tmp_path)
+    assert outcome.ended.startswith("A figure is not finite at round 0: test_loss is nan.")
+    assert not any(tmp_path.iterdir())
+
+
+def test_figures_without_names_are_refused():
+    with pytest.raises(ValueError, match="`evaluate` gave 0.5.* by name"):
+        go(1, Training(train, lambda state: 0.5))  # pyright: ignore[reportArgumentType] # the mistake is the test
+
+
+def test_a_state_that_cannot_be_changed_is_refused():
+    with pytest.raises(ValueError, match="`state` is a dict.* NamedTuple or a dataclass"):
+        prune_while_good(start()._asdict(), TRAINING, **RULE, rounds=1)
+    with pytest.raises(ValueError, match="`state` is a KeepMaskedState.* `params`"):
+        prune_while_good(start().opt_state[-1], TRAINING, **RULE, rounds=1)
 
 
 def test_wrong_knobs_are_named():
@@ -280,6 +313,24 @@ def test_a_kill_loses_no_snapshot(done, tmp_path, moment):
     assert before.step == 3
     outcome = go(8, directory=tmp_path)
     assert numbers(outcome) == numbers(done) and same(outcome.best, done.best)
+
+
+def test_other_knobs_are_refused_and_those_that_only_end_it_are_not(tmp_path):
+    go(1, directory=tmp_path)
+    rows = (tmp_path / "history.jsonl").read_text()
+    with pytest.raises(
+        ValueError, match=r"begun with `bound=0.8`, `fraction=0.2`, not `bound=0.1`"
+    ):
+        go(2, directory=tmp_path, bound=0.1, fraction=0.5)
+    assert (tmp_path / "history.jsonl").read_text() == rows
+    assert len(go(2, directory=tmp_path, patience=9).history) == 3
+
+
+def test_a_directory_that_does_not_say_its_knobs_goes_on(done, tmp_path):
+    go(3, directory=tmp_path)
+    (tmp_path / "knobs.json").unlink()
+    assert numbers(go(8, directory=tmp_path)) == numbers(done)
+    assert (tmp_path / "knobs.json").exists()
 
 
 def test_rows_that_are_lost_are_asked_for(tmp_path):

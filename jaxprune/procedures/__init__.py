@@ -5,6 +5,7 @@ from jaxprune.procedures import loops as loops
 from jaxprune.procedures.cropping import below as below
 from jaxprune.procedures.cropping import crop as crop
 from jaxprune.procedures.cropping import hold as hold
+from jaxprune.procedures.cropping import share as share
 from jaxprune.procedures.loops import Outcome as Outcome
 from jaxprune.procedures.loops import Row as Row
 from jaxprune.procedures.loops import Search as Search

@@ -1,27 +1,20 @@
-"""The loop under every procedure: train, evaluate, act; a row a round; on disk, where one is named.
-
-A round is on the disk when its checkpoint is whole: the row is written before, and a row without
-its checkpoint is forgotten. State and snapshots lie in one checkpoint, so that they belong together
-whatever moment a kill picks; the one before stays until the next is whole.
-"""
+"""The loop under every procedure: train, evaluate, act; a row a round, on disk if asked to."""
 
 import dataclasses
-import json
 import math
-import os
 import time
-import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxprune import masks
+from jaxprune.procedures._disk import Directory, Row, resume, save
 
 __all__ = [
     "Carry",
+    "Directory",
     "Row",
     "Training",
     "as_it_is",
@@ -29,15 +22,15 @@ __all__ = [
     "check_counts",
     "copy_of",
     "counts_of",
+    "failed",
+    "figures_of",
     "finite",
+    "from_bound",
     "run",
     "silent",
-    "usual_end",
+    "used_up",
     "value_of",
 ]
-
-Row = dict[str, Any]
-"""Figures of one evaluation, by name."""
 
 
 def as_it_is(state: Any) -> Any:
@@ -87,7 +80,8 @@ def run(
     training: Training,
     judge: Judge,
     stop: Callable[[list[Row]], str],
-    directory: str | os.PathLike[str] | None,
+    directory: Directory,
+    knobs: Mapping[str, Any],
 ) -> tuple[Carry, list[Row], str]:
     """Go through rounds until `stop` gives a reason; round 0 evaluates what it was given.
 
@@ -97,17 +91,22 @@ def run(
         judge: acts on an evaluation.
         stop: history -> why it is over, or "".
         directory: where rounds are kept, and resumed from.
+        knobs: what must be the same to resume.
 
     Returns:
-        The last carry, all rows, and the reason.
+        The last carry, all rows, and the reason; a figure that is not finite is one.
+
+    Raises:
+        ValueError: for a state that cannot be changed, or a directory of other knobs.
     """
-    carry, history = _resume(carry, directory)
+    _check_state(carry.state)
+    carry, history = resume(carry, directory, knobs)
     while not (reason := stop(history)):
         start = time.perf_counter()
         if history:
             carry = carry._replace(state=jax.block_until_ready(training.train(carry.state)))
         trained = time.perf_counter()
-        figures = {name: float(value) for name, value in training.evaluate(carry.state).items()}
+        figures = figures_of(training, carry.state)
         evaluated = time.perf_counter()
         carry, more = judge(carry, figures, history)
         jax.block_until_ready(carry)
@@ -120,9 +119,33 @@ def run(
         history = [*history, row]
         training.record(row, carry.state)
         # A state that is broken goes to no disk: the same call then repeats this round.
-        if directory is not None and row["finite"]:
-            _save(carry, row, Path(directory))
+        if not row["finite"]:
+            sick = [f"{name} is {x}" for name, x in figures.items() if not math.isfinite(x)]
+            reason = f"A figure is not finite at round {row['round']}: {', '.join(sick)}."
+            return carry, history, reason
+        save(carry, row, directory, knobs)
     return carry, history, reason
+
+
+def figures_of(training: Training, state: Any) -> dict[str, float]:
+    """Evaluate a state.
+
+    Args:
+        training: the user's functions.
+        state: of it.
+
+    Returns:
+        Figures by name.
+
+    Raises:
+        ValueError: if `evaluate` gives none by name.
+    """
+    figures = training.evaluate(state)
+    if not isinstance(figures, Mapping):
+        raise ValueError(
+            f"`evaluate` gave {figures!r}; let it give figures by name, as {{'accuracy': 0.98}}."
+        )
+    return {name: float(value) for name, value in figures.items()}
 
 
 def finite(figures: Mapping[str, Any]) -> bool:
@@ -148,9 +171,13 @@ def counts_of(state: Any) -> Row:
     """Return how many of the weights that take part are left, and what that means."""
     total = masks.table(masks.read(state.opt_state, state.params))[-1]
     everything = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    left = everything - (total.size - total.kept)
-    compression = everything / left if left else math.inf
-    return {"remaining": total.kept, "sparsity": total.sparsity, "compression": compression}
+    gone = total.size - total.kept
+    return {
+        "remaining": total.kept,
+        "sparsity": gone / everything,
+        "covered_sparsity": total.sparsity,
+        "compression": everything / (everything - gone) if everything > gone else math.inf,
+    }
 
 
 def value_of(figures: Row, metric: str) -> float:
@@ -160,11 +187,30 @@ def value_of(figures: Row, metric: str) -> float:
     return float(figures[metric])
 
 
-def usual_end(last: Row, metric: str, rounds: int) -> str:
-    """Return why any procedure ends after this row, or ""."""
-    if not last["finite"]:
-        return f"A figure is not finite at round {last['round']}: {metric} is {last[metric]}."
+def used_up(last: Row, rounds: int) -> str:
+    """Return that this row was the last allowed, or ""."""
     return f"All {rounds} rounds are used." if last["round"] >= rounds else ""
+
+
+def failed(history: list[Row]) -> int:
+    """Count the evaluations at the end that were not good enough; round 0 is none of them."""
+    count = 0
+    for row in reversed(history[1:]):
+        if row["good"]:
+            break
+        count += 1
+    return count
+
+
+def from_bound(history: list[Row], metric: str, bound: float) -> str:
+    """Return what is to be said of a bound that the first evaluation does not keep, or ""."""
+    good = [row["round"] for row in history if row["good"]]
+    if not good:
+        return f" The {metric} was never above {bound:g}; the best is what came in."
+    if not good[0]:
+        return ""
+    came = f"{metric} {history[0][metric]:g}, not above {bound:g}"
+    return f" What came in had {came}; round {good[0]} was the first above it."
 
 
 def check_counts(**counts: int | None) -> None:
@@ -174,47 +220,10 @@ def check_counts(**counts: int | None) -> None:
             raise ValueError(f"`{name}={count}` must be at least 1.")
 
 
-def _save(carry: Carry, row: Row, directory: Path) -> None:
-    # Here, since Orbax takes a second to import, and who names no directory needs none of it.
-    from jaxprune import checkpoint
-
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(_rows(directory), "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    checkpoint.save(directory / "checkpoints", row["round"], carry)
-
-
-def _resume(carry: Carry, directory: str | os.PathLike[str] | None) -> tuple[Carry, list[Row]]:
-    if directory is None or not _rows(Path(directory)).exists():
-        return carry, []
-    from jaxprune import checkpoint
-
-    restored = checkpoint.restore(Path(directory) / "checkpoints", carry)
-    for sentence in restored.refused:
-        warnings.warn(sentence, stacklevel=4)
-    rounds = 0 if restored.step is None else restored.step + 1
-    path = _rows(Path(directory))
-    # A last line without its end was cut off by a kill.
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-    if len(whole) < rounds:
+def _check_state(state: Any) -> None:
+    rebuilt = hasattr(state, "_replace") or dataclasses.is_dataclass(state)
+    if not (rebuilt and hasattr(state, "params") and hasattr(state, "opt_state")):
         raise ValueError(
-            f"{path} has {len(whole)} rows, the checkpoint is of round {restored.step}; give back"
-            " the missing rows, or another directory."
+            f"`state` is a {type(state).__name__}; give a NamedTuple or a dataclass with the fields"
+            " `params` and `opt_state`."
         )
-    if not rounds and len(whole) > 1:
-        raise ValueError(
-            f"{path} has {len(whole)} rows, but no checkpoint fits: {' '.join(restored.refused)}"
-            " Name another directory, or delete this one."
-        )
-    history = [json.loads(line) for line in whole[:rounds]]
-    # Under another name first: the rows are there whole, whenever a kill comes.
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
-    os.replace(temporary, path)
-    return restored.state, history
-
-
-def _rows(directory: Path) -> Path:
-    return directory / "history.jsonl"

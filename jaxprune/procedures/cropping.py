@@ -20,7 +20,7 @@ from jaxprune.moments import zero_moments
 from jaxprune.pruning import KeepMaskedState
 from jaxprune.selection import keep_top
 
-__all__ = ["below", "crop", "hold"]
+__all__ = ["below", "crop", "hold", "share"]
 
 
 def crop(params: Params, opt_state: Any, count: Any) -> tuple[Params, Any]:
@@ -63,6 +63,23 @@ def crop(params: Params, opt_state: Any, count: Any) -> tuple[Params, Any]:
     for i, kept in zip(sites, keep_top(scores, budget, gone=gone), strict=True):
         masks[i] = kept
     return hold(params, opt_state, jax.tree.unflatten(jax.tree.structure(params), masks))
+
+
+def share(fraction: float, remaining: int) -> int:
+    """Return how many of the weights that remain are a fraction of them.
+
+    Args:
+        fraction: in [0, 1].
+        remaining: how many there are.
+
+    Returns:
+        `fraction * remaining`; a half is rounded to the even number.
+
+    Example:
+        >>> share(0.04, 431_080), share(0.5, 3)
+        (17243, 2)
+    """
+    return round(fraction * remaining)
 
 
 def below(params: Params, opt_state: Any, threshold: Any) -> tuple[Params, Any]:

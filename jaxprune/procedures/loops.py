@@ -7,7 +7,6 @@ directory, a procedure that was killed goes on from its last round when it is ca
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from jaxprune._tree import chosen, is_kernel, named_leaves
 from jaxprune._types import Params, Where
 from jaxprune.one_shot import prune
 from jaxprune.procedures import _rounds, cropping
-from jaxprune.procedures._rounds import Carry, Row, Training, check_counts, copy_of, run, usual_end
+from jaxprune.procedures._rounds import Carry, Directory, Row, Training, check_counts, copy_of, run
 from jaxprune.procedures._threshold import Search, magnitudes, search_threshold
 
 __all__ = [
@@ -32,8 +31,6 @@ __all__ = [
     "search_threshold",
 ]
 
-Directory = str | os.PathLike[str] | None
-
 _GOOD_ENOUGH = 1.01  # of the lowest loss: less than a per cent above it is no bad evaluation
 
 
@@ -46,8 +43,9 @@ class Outcome(NamedTuple):
         reached: whether any evaluation was good enough.
         state: the last one.
         history: a row an evaluation: the figures of `evaluate`, and `round`, `remaining` (weights
-            that take part and are kept), `sparsity` (of those that take part), `compression` (of
-            all parameters), `pruned` (weights removed at this round), and the seconds it took.
+            that take part and are kept), `sparsity` and `compression` (of all parameters),
+            `covered_sparsity` (of those that take part), `pruned` (weights removed at this round),
+            and the seconds it took.
         ended: why it ended, a sentence.
     """
 
@@ -85,16 +83,18 @@ def prune_while_good(
         metric: the name, among the figures of `evaluate`, of what is bounded: higher is better.
         patience: consecutive evaluations at the bound or below it that end the loop; by default it
             goes on, as the authors' does.
-        directory: where each round is kept; with one there, the loop goes on from it.
+        directory: where each round is kept; with one there, the loop goes on from it, by the same
+            bound, fraction and metric.
 
     Returns:
         The outcome. Never good enough: `best` is the state given. It ends early where the fraction
         rounds to no weight, and where a figure is not finite: that state is on no disk, and no
-        snapshot.
+        snapshot. `ended` says so, also where what came in was not good enough.
 
     Raises:
-        ValueError: for a fraction or a number out of range, a metric that `evaluate` does not
-            give, or an optimizer without `keep_masked`.
+        ValueError: for a fraction or a number out of range, a state or figures of another form, a
+            metric that `evaluate` does not give, an optimizer without `keep_masked`, or a directory
+            that was begun with other knobs.
 
     References:
         Bonetta et al., "Regularization-based pruning of irrelevant weights in deep neural
@@ -127,7 +127,7 @@ def prune_while_good(
     def judge(carry: Carry, figures: Row, history: list[Row]) -> tuple[Carry, Row]:
         good = _rounds.value_of(figures, metric) > bound and _rounds.finite(figures)
         counts = _rounds.counts_of(carry.state)
-        count = round(fraction * counts["remaining"]) if good and history else 0
+        count = cropping.share(fraction, counts["remaining"]) if good and history else 0
         row = {**counts, "good": good, "pruned": count}
         kept = (copy_of(carry.state),) if good else carry.kept
         if count:
@@ -138,17 +138,19 @@ def prune_while_good(
     def stop(history: list[Row]) -> str:
         if not history:
             return ""
-        last, failed = history[-1], _failed(history)
+        last, failed = history[-1], _rounds.failed(history)
         if last["round"] and last["good"] and not last["pruned"]:
             return f"{fraction:g} of the {last['remaining']} weights left rounds to none."
         if patience is not None and failed >= patience:
             return f"The {metric} was not above {bound:g} {failed} times on end."
-        return usual_end(last, metric, rounds)
+        return _rounds.used_up(last, rounds)
 
-    carry, history, ended = run(Carry(state, (copy_of(state),)), training, judge, stop, directory)
+    knobs = {"metric": metric, "bound": bound, "fraction": fraction}
+    start = Carry(state, (copy_of(state),))
+    carry, history, ended = run(start, training, judge, stop, directory, knobs)
+    ended += _rounds.from_bound(history, metric, bound)
     reached = any(row["good"] for row in history)
-    never = "" if reached else f" The {metric} was never above {bound:g}; the best is what came in."
-    return Outcome(carry.kept[0], reached, carry.state, history, ended + never)
+    return Outcome(carry.kept[0], reached, carry.state, history, ended)
 
 
 def prune_at_plateaus(
@@ -177,7 +179,8 @@ def prune_at_plateaus(
         metric: the name of the loss among the figures of `evaluate`: lower is better.
         patience: bad evaluations on end that make a plateau, >= 1 (LOBSTER's PWE).
         strict: take the last threshold that was seen to keep the bound.
-        directory: where each round is kept; with one there, the loop goes on from it.
+        directory: where each round is kept; with one there, the loop goes on from it, by the same
+            knobs.
 
     Returns:
         The outcome; `best` is the state before the last pruning, `reached` says whether there was
@@ -185,8 +188,7 @@ def prune_at_plateaus(
         weight go, and where a figure is not finite.
 
     Raises:
-        ValueError: for a number out of range, a metric that `evaluate` does not give, or an
-            optimizer without `keep_masked`.
+        ValueError: as `prune_while_good` does.
 
     References:
         Tartaglione et al., "LOBSTER", 2022, as in the authors' code; `strict` is ours.
@@ -218,13 +220,16 @@ def prune_at_plateaus(
         return Carry(pruned, (lowest, copy_of(pruned))), row
 
     def stop(history: list[Row]) -> str:
-        last = history[-1] if history else None
-        if last is not None and last.get("plateau") and not last["pruned"]:
+        if not history:
+            return ""
+        last = history[-1]
+        if last.get("plateau") and not last["pruned"]:
             return f"No weight can go within {tolerance:g} of the loss."
-        return usual_end(last, metric, rounds) if last is not None else ""
+        return _rounds.used_up(last, rounds)
 
-    kept = (copy_of(state), copy_of(state))
-    carry, history, ended = run(Carry(state, kept), training, judge, stop, directory)
+    start = Carry(state, (copy_of(state), copy_of(state)))
+    knobs = {"metric": metric, "tolerance": tolerance, "patience": patience, "strict": strict}
+    carry, history, ended = run(start, training, judge, stop, directory, knobs)
     reached = any(row.get("plateau", False) for row in history)
     return Outcome(carry.kept[0], reached, carry.state, history, ended)
 
@@ -279,18 +284,8 @@ def _threshold(
 
     def loss_at(threshold: float) -> float:
         pruned = _rounds.changed(copy_of(state), _below, threshold)
-        return _rounds.value_of(dict(training.evaluate(pruned)), metric)
+        return _rounds.value_of(_rounds.figures_of(training, pruned), metric)
 
     bound = (1 + tolerance) * loss
     ends = {"start": mean, "low": low, "high": high, "unpruned": loss}
     return search_threshold(loss_at, bound=bound, strict=strict, **ends).threshold
-
-
-def _failed(history: list[Row]) -> int:
-    """Count the evaluations at the end that were not good enough; round 0 is none of them."""
-    failed = 0
-    for row in reversed(history[1:]):
-        if row["good"]:
-            break
-        failed += 1
-    return failed
