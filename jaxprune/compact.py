@@ -1,13 +1,15 @@
 """A smaller network on disk: which units it kept, its parameters, and an answer to check them by.
 
-The model's definition is not saved, nor are its full parameters: `load` plans the definition anew,
-removes the same units, and refuses a model that has changed.
+`save` stores neither the model's definition nor its full parameters: `load` plans the definition
+anew, removes the same units, and refuses a model that has changed. `export` writes one file that
+needs no definition: JAX's export of the function, its parameters in it.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import checkpoint
+from jaxprune._batch import Axes, axes_of, by_row, symbolic
 from jaxprune._tree import map_named, named_leaves
 from jaxprune._types import Params
 from jaxprune.structure.plan import Keep, Plan, digest, plan
 from jaxprune.structure.shrink import shrink
 
-__all__ = ["load", "save"]
+__all__ = ["export", "load", "load_exported", "save"]
 
 _KEPT = "kept.json"
+_TOLERANCE = 1e-4
 
 
 def save(
@@ -62,10 +65,13 @@ def save(
         name: {"group": digest(plan.groups[name]).hex(), "kept": np.flatnonzero(value).tolist()}
         for name, value in keep.items()
     }
-    text = json.dumps({"shapes": plan.shapes, "groups": kept}, indent=1)
+    written = {"shapes": plan.shapes, "protected": plan.protected, "groups": kept}
+    text = json.dumps(written, indent=1)
     place = Path(directory)
     place.mkdir(parents=True, exist_ok=True)
     (place / _KEPT).write_text(text, encoding="utf-8")
+    from jaxprune import checkpoint  # needs Orbax, which an exported file is read without
+
     checkpoint.save(place, 0, _state(text, small_params, args, outputs), keep=1)
 
 
@@ -74,7 +80,7 @@ def load(
     fn: Callable[..., Any],
     params: Params,
     *args: Any,
-    tolerance: float = 1e-4,
+    tolerance: float = _TOLERANCE,
 ) -> tuple[Callable[..., Any], Params]:
     """Return the smaller function of a definition, with the parameters that were saved.
 
@@ -93,12 +99,16 @@ def load(
         ValueError: naming the parameter or the group that has changed; if the files are damaged or
             missing; or if the outputs are not those that were saved.
     """
+    from jaxprune import checkpoint  # as in `save`
+
     place = Path(directory)
     if not (place / _KEPT).is_file():
         raise ValueError(f"{place} holds no compact checkpoint: {_KEPT} is missing.")
     text = (place / _KEPT).read_text(encoding="utf-8")
-    fresh = plan(fn, params, *args)
-    keep = _found(fresh, json.loads(text))
+    written = json.loads(text)
+    guarded = written.get("protected", ())
+    fresh = plan(fn, params, *args, protect=lambda name, _: name in guarded)
+    keep = _found(fresh, written)
     small_fn, shapes = shrink(fresh, jax.eval_shape(lambda p: p, params), keep)
     outputs = jax.eval_shape(small_fn, shapes, *args)
     like = jax.tree.map(jnp.empty_like, _state(text, shapes, args, outputs))
@@ -109,8 +119,134 @@ def load(
     if bytes(np.asarray(state["digest"])) != _sha(text):
         raise ValueError(f"{_KEPT} in {place} has changed since it was written.")
     found = jax.jit(small_fn)(state["params"], *state["inputs"])
-    _compare(found, state["outputs"], tolerance)
+    why = "those that were saved: the definition computes something else now"
+    _compare(found, state["outputs"], tolerance, why)
     return small_fn, state["params"]
+
+
+def export(
+    path: str | os.PathLike[str],
+    fn: Callable[..., Any],
+    params: Params,
+    *args: Any,
+    in_axes: Axes = 0,
+    platforms: Sequence[str] | None = None,
+    tolerance: float = _TOLERANCE,
+) -> None:
+    """Write a function with its parameters to one file that runs without the model's code.
+
+    The file is `jax.export`'s artefact, the inputs, and what `fn` makes of them, as a NumPy
+    archive. `load_exported` reads it; without this package too it runs, as
+    `jax.export.deserialize(bytearray(np.load(path)["exported"].tobytes())).call(*args)`. JAX
+    promises to read its artefacts for half a year.
+
+    Args:
+        path: of the file, which must not exist; its folder is made where it is missing.
+        fn: any pure function `fn(params, *args)`, such as `structure.shrink` returns.
+        params: its parameters; they become constants of the exported function.
+        *args: pytrees of arrays to check by, two rows or more; they are stored.
+        in_axes: the axis of rows (examples) of each input, as `jax.vmap` takes it; `None` for an
+            input without one. The file then takes any number of rows: `fn` is exported row by row
+            with a symbolic batch, so a row must not depend on others, as it does in training with
+            batch norm; every output has its rows first. With `in_axes=None` the shapes are fixed.
+        platforms: such as `("cpu", "cuda")`, to run there; by default the platform of this process.
+        tolerance: the largest difference allowed between rows one by one and all at once, relative
+            to the largest of each output.
+
+    Raises:
+        ValueError: if the file exists, if the rows of inputs or outputs are not as said, if they
+            depend on each other, or if the file cannot hold an input or an output.
+
+    Example:
+        >>> import tempfile
+        >>> double = lambda params, x: x @ params
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     export(f"{directory}/net.npz", double, 2 * jnp.eye(2), jnp.ones((2, 2)))
+        ...     run = load_exported(f"{directory}/net.npz")
+        >>> run(jnp.ones((5, 2))).shape
+        (5, 2)
+    """
+    place = Path(path)
+    if place.exists():
+        raise ValueError(f"{place} exists; give another name, or delete that file.")
+    inputs, axes = _numbered("input", args), axes_of(in_axes, args)
+    call = jax.jit(by_row(partial(fn, params), axes))
+    exported = jax.export.export(call, platforms=platforms)(*symbolic(args, axes))
+    outputs = jax.jit(fn)(params, *args)
+    why = "those of all rows at once: rows depend on each other; give `in_axes=None`"
+    _compare(call(*args), outputs, tolerance, why)
+    data = {"exported": np.frombuffer(exported.serialize(), np.uint8)}
+    _write(place, data | inputs | _numbered("output", outputs))
+
+
+def load_exported(
+    path: str | os.PathLike[str], *, tolerance: float = _TOLERANCE
+) -> Callable[..., Any]:
+    """Return the function in an exported file, once it has computed again what it did there.
+
+    Args:
+        path: what `export` wrote.
+        tolerance: the largest difference allowed between the outputs in the file and those computed
+            here, relative to the largest of each output; machines differ in rounding.
+
+    Returns:
+        The compiled function of the inputs alone, in trees as they were given to `export`.
+
+    Raises:
+        ValueError: if the file is missing or damaged, or if its function computes other numbers
+            here; or by JAX, if it was exported for other platforms.
+    """
+    place = Path(path)
+    if not place.is_file():
+        raise ValueError(f"{place} is missing; `export` writes it.")
+    try:
+        with np.load(place) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        exported = jax.export.deserialize(bytearray(arrays["exported"].tobytes()))
+        inputs = _read("input", arrays, exported.in_avals)
+        outputs = _read("output", arrays, exported.out_avals)
+    except ImportError:
+        raise  # JAX reads its artefacts by flatbuffers, and says so
+    except Exception as error:  # what damage makes of zip, NumPy and flatbuffers is beyond a list
+        raise ValueError(
+            f"{place} cannot be read ({type(error).__name__}: {error}): it is damaged, or `export`"
+            " did not write it."
+        ) from error
+    run = jax.jit(exported.call)
+    args, _ = jax.tree.unflatten(exported.in_tree, inputs)
+    found = jax.tree.leaves(run(*args))
+    why = "those in the file: it computes something else here"
+    _compare(found, outputs, tolerance, why)
+    return run
+
+
+def _write(place: Path, arrays: dict[str, Any]) -> None:
+    """Write an archive under a temporary name, and rename it when it is whole."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new = place.with_name(f"{place.name}.unfinished")
+    try:
+        with open(new, "wb") as stream:
+            np.savez(stream, **arrays)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(new, place)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _numbered(what: str, tree: Any) -> dict[str, np.ndarray]:
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.extended) for leaf in leaves):
+        raise ValueError(
+            f"An {what} is a PRNG key, which no file holds; export a function of its numbers:"
+            " `jax.random.key_data`, and `jax.random.wrap_key_data` inside."
+        )
+    return {f"{what}_{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+
+
+def _read(what: str, arrays: dict[str, np.ndarray], avals: Sequence[Any]) -> list[np.ndarray]:
+    """Return what `_numbered` wrote; NumPy reads the bytes of bfloat16, but not its name."""
+    return [arrays[f"{what}_{i}"].view(aval.dtype) for i, aval in enumerate(avals)]
 
 
 def _state(text: str, small_params: Params, args: Any, outputs: Any) -> dict[str, Any]:
@@ -148,12 +284,13 @@ def _found(plan: Plan, written: dict[str, Any]) -> dict[str, np.ndarray]:
     return keep
 
 
-def _compare(found: Any, saved: Any, tolerance: float) -> None:
+def _compare(found: Any, saved: Any, tolerance: float, why: str) -> None:
     for (name, left), (_, right) in zip(named_leaves(found), named_leaves(saved), strict=True):
-        here, there = (np.asarray(leaf, np.float64) for leaf in (left, right))
+        exact = not jnp.issubdtype(right.dtype, jnp.inexact)
+        rounding = 0.0 if exact else 16 * float(jnp.finfo(right.dtype).eps)  # above in half only
+        here, there = (np.asarray(leaf, np.complex128) for leaf in (left, right))
         gap, size = np.abs(here - there).max(initial=0), np.abs(there).max(initial=1e-30)
-        if not gap <= tolerance * size:
+        if not gap <= max(tolerance, rounding) * size:
             raise ValueError(
-                f"The outputs {name} differ by {gap:.1e} from those that were saved, where they"
-                f" reach {size:.1e}: the definition computes something else now."
+                f"The outputs {name} reach {size:.1e} and differ by {gap:.1e} from {why}."
             )
