@@ -60,17 +60,20 @@ class Comparison(NamedTuple):
     Attributes:
         before: rows of the function, at parameters with zeros.
         after: rows of the smaller function.
-        seconds: of a call of the function, and of one of the smaller function.
+        seconds: of a call of the function, and of one of the smaller function; medians.
+        speedup: how many times as fast the smaller function is; the median over turns, in each of
+            which both are called, so that a machine that slows down slows both.
     """
 
     before: list[Count]
     after: list[Count]
     seconds: tuple[float, float]
+    speedup: float
 
     @property
     def why(self) -> str:
         """The sentence of `why_not_faster`."""
-        return why_not_faster(self.before, self.after, self.seconds[0] / self.seconds[1])
+        return why_not_faster(self.before, self.after, self.speedup)
 
     def __str__(self) -> str:
         rows = {row.name: row for row in [*self.before, total(self.before)]}
@@ -100,7 +103,7 @@ def compare(
         small_fn: from `structure.shrink`, or any function of the same inputs.
         small_params: its parameters; for a smaller tree of other names, rows stay empty.
         *args: the inputs of both, arrays.
-        repeats: how many calls of each are timed.
+        repeats: how many calls of each are timed, in turns.
 
     Returns:
         The rows of both and their latencies.
@@ -119,8 +122,10 @@ def compare(
     """
     pairs = (fn, params), (small_fn, small_params)
     before, after = (layers(f, p, *args) for f, p in pairs)
-    dense, smaller = (latency(f, p, *args, repeats=repeats) for f, p in pairs)
-    return Comparison(before, after, (dense, smaller))
+    seconds = _in_turns([(f, p, *args) for f, p in pairs], repeats)
+    dense, smaller = np.median(seconds, axis=0).tolist()
+    speedup = float(np.median(seconds[:, 0] / seconds[:, 1]))
+    return Comparison(before, after, (dense, smaller), speedup)
 
 
 def layers(fn: Callable[..., Any], params: Params, *args: Any, **kwargs: Any) -> list[Count]:
@@ -182,14 +187,7 @@ def latency(fn: Callable[..., Any], *args: Any, repeats: int = 10) -> float:
     Returns:
         Seconds a call.
     """
-    compiled = jax.jit(fn).lower(*args).compile()
-    jax.block_until_ready(compiled(*args))
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*args))
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+    return float(np.median(_in_turns([(fn, *args)], repeats)))
 
 
 def why_not_faster(dense: Sequence[Count], pruned: Sequence[Count], speedup: float) -> str:
@@ -221,6 +219,20 @@ def why_not_faster(dense: Sequence[Count], pruned: Sequence[Count], speedup: flo
         f" left is bound by memory or overhead; {heaviest.name or 'attention'!r} has most of the"
         " work, so measure at a larger batch."
     )
+
+
+def _in_turns(calls: Sequence[tuple[Any, ...]], repeats: int) -> np.ndarray:
+    """Time compiled functions of their arguments, one call of each a turn: seconds (turn, call)."""
+    compiled = [(jax.jit(fn).lower(*args).compile(), args) for fn, *args in calls]
+    for run, args in compiled:
+        jax.block_until_ready(run(*args))
+    return np.array([[_seconds(run, args) for run, args in compiled] for _ in range(repeats)])
+
+
+def _seconds(run: Callable[..., Any], args: Sequence[Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(run(*args))
+    return time.perf_counter() - start
 
 
 def _cells(row: Count, left: Count) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Counts against arithmetic by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,6 +95,35 @@ def test_a_comparison_joins_counts_latency_and_the_answer():
     assert cells["up"] == ["8x8", "8x4", "64", "8", "32", "128", "16", "64"]
     assert cells["total"] == ["80", "24", "40", "160", "48", "80"]
     assert last.startswith("latency ") and last.endswith(found.why)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Compare a function with itself, by a clock that shows given times."""
+
+    def compare(clock, repeats):
+        clock = iter(clock)
+        monkeypatch.setattr(counts.time, "perf_counter", lambda: next(clock))
+        x, params = jnp.ones((2, 8)), jnp.ones((8, 8))
+        pair = (lambda p, x: x @ p), params
+        return counts.compare(*pair, *pair, x, repeats=repeats)
+
+    return compare
+
+
+@pytest.mark.parametrize("pace", [lambda tick: tick**2, lambda tick: 1e6 * tick - tick**2])
+def test_a_machine_that_drifts_drifts_for_both(timed, pace):
+    found = timed(map(pace, itertools.count(1.0)), 40)
+    assert found.speedup == pytest.approx(1, rel=0.05)
+    assert found.seconds[0] == pytest.approx(found.seconds[1], rel=0.05)
+
+
+def test_latencies_and_their_ratio_are_medians_of_turns(timed):
+    pairs = [(2.0, 1.0), (4.0, 1.0), (300.0, 2.0), (6.0, 3.0), (9.0, 500.0)]
+    steps = [step for pair in pairs for seconds in pair for step in (seconds, 0.5)]
+    found = timed(itertools.accumulate(steps, initial=0.0), 5)
+    assert found.seconds == (6.0, 2.0)
+    assert found.speedup == 2.0
 
 
 def test_latency_is_the_time_of_a_call():
