@@ -394,6 +394,29 @@ def test_accumulated_gradients_are_what_is_relevant():
     close(params, one_step(parts, w, g)[0], atol=1e-6)
 
 
+def with_grad(inner):
+    """Give an optimizer its updates as `grad=` too, as the page shows it."""
+
+    def update(grads, state, params=None, **extra):
+        return inner.update(grads, state, params, **{**extra, "grad": grads})
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+@pytest.mark.parametrize(("wrap", "relevant"), [(lambda tx: tx, 2.0), (with_grad, 1.0)])
+def test_lobster_sees_the_last_micro_batch_unless_the_accumulated_gradients_are_passed_on(
+    wrap, relevant
+):
+    parts = optax.chain(optax.sgd(1.0), decay_irrelevant(0.1))
+    w, g = TREE["dense"]["kernel"], GRADS["dense"]["kernel"]
+    optimizer = optax.MultiSteps(wrap(parts), 2)
+    state, params = optimizer.init(w), w
+    for factor in (0.0, 2.0):
+        updates, state = optimizer.update(factor * g, state, params, grad=factor * g)
+        params = optax.apply_updates(params, updates)
+    close(params, one_step(parts, w, g, grad=relevant * g)[0], atol=1e-6)
+
+
 def nested(wrap):
     """Return a penalty inside a wrapper of optax, and what it adds to the gradients."""
     optimizer = wrap(add_irrelevance_penalty(0.5, alpha=0.25))
@@ -438,9 +461,9 @@ def test_alpha_and_strength_may_be_set_from_outside():
     close(got, added(add_irrelevance_penalty(0.1, alpha=0.25), w, g), atol=1e-7)
 
 
-@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan")])
-def test_an_alpha_that_is_not_positive_is_refused(alpha):
-    with pytest.raises(ValueError, match="alpha"):
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), None, "q90", np.ones(2)])
+def test_an_alpha_that_is_no_positive_number_is_refused(alpha):
+    with pytest.raises(ValueError, match=r"`alpha=.*`Quantile\(0.9\)`"):
         add_irrelevance_penalty(0.1, alpha=alpha)
 
 
@@ -450,9 +473,24 @@ def test_a_quantile_outside_its_range_is_refused(q):
         add_irrelevance_penalty(0.1, alpha=Quantile(q))
 
 
-def test_a_negative_strength_is_refused():
-    with pytest.raises(ValueError, match="strength=-1"):
-        decay_irrelevant(-1.0)
+@pytest.mark.parametrize("strength", [-1.0, None, "1"])
+def test_a_strength_that_is_no_number_from_0_on_is_refused(strength):
+    with pytest.raises(ValueError, match=f"strength={strength!r}"):
+        decay_irrelevant(strength)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "name"),
+    [((1.0, -3), "steps=-3"), ((1.0, 0), "steps=0"), ((1.0, None), "steps=None")]
+    + [((-1.0, 5), "initial=-1.0"), ((float("nan"), 5), "initial=nan")],
+)
+def test_a_strength_that_does_not_fade_is_refused(knobs, name):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        decay.fading_strength(*knobs)
+
+
+def test_a_fading_strength_may_be_traced():
+    assert jax.jit(lambda gamma, steps: decay.fading_strength(gamma, steps)(0))(1.0, 4) == 0.75
 
 
 def test_missing_params_and_relevances_are_named():

@@ -160,6 +160,9 @@ def fading_strength(initial: float, steps: int) -> Schedule:
     Returns:
         The schedule: a step, 0 at the first update -> float32 strength.
 
+    Raises:
+        ValueError: for a number out of range.
+
     References:
         Bonetta et al., 2022, the authors' option of a decaying gamma.
 
@@ -167,10 +170,10 @@ def fading_strength(initial: float, steps: int) -> Schedule:
         >>> [round(float(fading_strength(1.0, 4)(step)), 2) for step in range(5)]
         [0.75, 0.5, 0.25, 0.0, 0.0]
     """
-    return lambda step: (
-        jnp.float32(initial)
-        * jnp.maximum(0, 1 - (jnp.asarray(step) + 1).astype(jnp.float32) / steps)
-    )
+    for name, value, least in (("initial", initial, 0), ("steps", steps, 1)):
+        if not least <= _number(value) < jnp.inf:
+            raise ValueError(f"`{name}={value!r}` must be a number, {least} or more, and finite.")
+    return lambda step: jnp.float32(initial) * jnp.maximum(0, 1 - (jnp.float32(step) + 1) / steps)
 
 
 def restart(opt_state: Any) -> Any:
@@ -242,9 +245,8 @@ def _pull(
         return jnp.where(scale > 0, both.astype(update.dtype), update)
 
     updates = jax.tree.map(pulled, updates, params, relevances, flags, is_leaf=_is_none)
-    return updates, IrrelevanceState(
-        jnp.asarray(optax.safe_increment(state.step)), jnp.asarray(alpha, jnp.float32)
-    )
+    step = jnp.asarray(optax.safe_increment(state.step))
+    return updates, IrrelevanceState(step, jnp.asarray(alpha, jnp.float32))
 
 
 def _alpha(
@@ -278,15 +280,21 @@ def _is_penalty(part: Any) -> bool:
 
 
 def _valid_strength(strength: Strength) -> Strength:
-    if not callable(strength) and not isinstance(strength, Tracer) and not strength >= 0:
-        raise ValueError(f"`strength={strength}` must be a number >= 0, or a schedule of the step.")
+    if not callable(strength) and not _number(strength) >= 0:
+        raise ValueError(f"`strength={strength!r}` must be a number >= 0, or a schedule.")
     return strength
 
 
 def _valid_alpha(alpha: float | Array | Quantile) -> float | Array | Quantile:
     if isinstance(alpha, Quantile):
-        if not 0 < alpha.q <= 1:
+        if not 0 < _number(alpha.q) <= 1:
             raise ValueError(f"`Quantile({alpha.q})` must lie in (0, 1]; 0.9 is usual.")
-    elif not isinstance(alpha, Tracer) and not alpha > 0:
-        raise ValueError(f"`alpha={alpha}` must be positive: the |g| that counts as relevant.")
+    elif not _number(alpha) > 0:
+        raise ValueError(f"`alpha={alpha!r}` must be a number > 0, or found, by `Quantile(0.9)`.")
     return alpha
+
+
+def _number(value: Any) -> Any:
+    """Return a number to compare: 1, which is allowed, for a traced one, NaN for what is none."""
+    number = isinstance(value, int | float) or getattr(value, "shape", None) == ()
+    return 1 if isinstance(value, Tracer) else value if number else jnp.nan
