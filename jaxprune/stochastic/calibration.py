@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxprune._tree import chosen, is_kernel, named_leaves
 from jaxprune._types import Array, Params, Schedule, Where
-from jaxprune.allocation import check_sparsity
 from jaxprune.stochastic.hazards import Hazard, gauss
 
 __all__ = ["Calibrated", "Fit", "calibrated", "leaves_of", "scale_for_sparsity"]
@@ -52,8 +52,9 @@ def scale_for_sparsity(
 ) -> Array:
     """Return the scales at which the expected fraction of zeros is `sparsity`, to 1e-4.
 
-    For a horizon of T steps give `hazard.repeated(T)`: the fraction expected to be gone after T
-    draws if the weights stood still.
+    `threshold`, which takes weight by weight, may miss it by five times that. For a horizon of T
+    steps give `hazard.repeated(T)`: the fraction expected to be gone after T draws if the weights
+    stood still.
 
     Args:
         params: any pytree of arrays.
@@ -78,6 +79,7 @@ def scale_for_sparsity(
         >>> abs(float(gauss.probability(params["kernel"], scale).mean()) - 0.5) < 1e-4
         True
     """
+    _check_sparsity(sparsity)
     rule = calibrated(0.0, scope=scope)
     return _scales(dict(leaves_of(params, where)), jnp.float32(sparsity), rule, hazard)
 
@@ -85,8 +87,7 @@ def scale_for_sparsity(
 # Compiled as one even when called outside `jit`.
 @partial(jax.jit, static_argnums=(2, 3))
 def _scales(leaves: dict[str, Array], sparsity: Array, rule: "Calibrated", hazard: Hazard) -> Array:
-    named = list(leaves.items())
-    return rule.scales(sparsity, leaves, rule.start(named, hazard), hazard)[0]
+    return rule.scales(sparsity, leaves, rule.start(list(leaves.items()), hazard), hazard)[0]
 
 
 class Calibrated(NamedTuple):
@@ -170,10 +171,10 @@ def calibrated(
         Array(0.9, dtype=float32)
     """
     if not callable(sparsity):
-        check_sparsity(sparsity)
-    if least < 0 or (isinstance(least, float) and not least <= 1):
+        _check_sparsity(sparsity)
+    if not (isinstance(least, int) and least >= 0 or isinstance(least, float) and 0 <= least <= 1):
         raise ValueError(
-            f"`least={least}` must be a number of weights (int) or a fraction in [0, 1] (float)."
+            f"`least={least!r}` must be a number of weights (int) or a fraction in [0, 1] (float)."
         )
     return Calibrated(sparsity, scope, least)
 
@@ -200,6 +201,12 @@ def leaves_of(params: Params, where: Where) -> list[tuple[str, Array]]:
                 " are zeroed by chance. Leave it out by `where`."
             )
     return named
+
+
+def _check_sparsity(sparsity: Any) -> None:
+    number = isinstance(sparsity, int | float) or getattr(sparsity, "shape", None) == ()
+    if not isinstance(sparsity, Tracer) and not (number and 0 <= sparsity <= 1):
+        raise ValueError(f"`sparsity={sparsity!r}` must be a number in [0, 1], or a schedule.")
 
 
 def _first_fit(leaves: Sequence[Array], scopes: Sequence[int], hazard: Hazard) -> Fit:
@@ -268,12 +275,8 @@ def _advance(search: _Search, found: Array, wanted: Array, live: Array) -> _Sear
     lands = near & (slope > 0) & (error * (0.2 + jnp.abs(move)) < _CLOSE)
     done = search.done | hits | lands | (high - low < 1e-6) | (jnp.abs(to) == _FAR)
     to = jnp.where(hits, at, to)
-
-    def unless_done(new: Array, old: Array) -> Array:
-        return jnp.where(search.done, old, new)
-
-    looked = (done, at, logit, low, high, search.step + 1)
-    return _Search(unless_done(to, at), unless_done(slope, search.slope), *looked)
+    to, slope = jnp.where(search.done, at, to), jnp.where(search.done, search.slope, slope)
+    return _Search(to, slope, done, at, logit, low, high, search.step + 1)
 
 
 def _mean(scopes: Sequence[int], leaves: Sequence[Array], sums: Sequence[Array]) -> Array:

@@ -128,9 +128,9 @@ def zero_stochastically(
         The transform, whose state is a `ZeroStochasticallyState`.
 
     Raises:
-        ValueError: for a scale below 0, infinite or NaN, a window that ends before it begins, and
-            what is no key; in `init`, for leaves that cannot be zeroed; in `update`, if `params`
-            is missing.
+        ValueError: for a scale below 0, infinite or no number, a window that ends before it begins
+            or within a step, and what is no key; in `init`, for leaves that cannot be zeroed, or
+            scales of another number; in `update`, if `params` is missing.
 
     References:
         Ziv, Goldberger and Riklin Raviv, "Stochastic weight pruning and the role of regularization
@@ -166,6 +166,8 @@ class _Rule(NamedTuple):
     def init(self, params: Params) -> ZeroStochasticallyState:
         named, flags = leaves_of(params, self.where), chosen(self.where, params)
         found = isinstance(self.scale, Calibrated)
+        if not found and not callable(self.scale):
+            _each(self.scale, len(named))
         return ZeroStochasticallyState(
             step=jnp.zeros((), jnp.int32),
             key=jnp.copy(self.key),  # the state may be donated
@@ -209,8 +211,19 @@ class _Rule(NamedTuple):
         rule, due = self.scale, self.window.due(step)
         if isinstance(rule, Calibrated):
             return rule.scales(jnp.where(due, rule.at(step), jnp.nan), landed, fits, self.hazard)
-        given = jnp.asarray(rule(step) if callable(rule) else rule, jnp.float32)
-        return jnp.where(due, jnp.broadcast_to(given, len(landed)), 0.0), ()
+        given = _each(rule(step) if callable(rule) else rule, len(landed))
+        return jnp.where(due, given, 0.0), ()
+
+
+def _each(scale: Any, leaves: int) -> Array:
+    """Return a scale for each leaf."""
+    given = jnp.asarray(scale, jnp.float32)
+    if given.shape not in {(), (leaves,)}:
+        raise ValueError(
+            f"`scale` has the shape {given.shape}; give a number, or one for each of the {leaves}"
+            " leaves that take part."
+        )
+    return jnp.broadcast_to(given, leaves)
 
 
 def _land(update: Array, param: Array) -> Array:
@@ -231,7 +244,9 @@ def _whole(leaf: Array, flag: bool) -> Array:
 def _checked_key(key: Any) -> Array:
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not (typed and key.ndim == 0) and not (dtype == jnp.uint32 and key.ndim == 1):
+    # A key of the old style is bits alone, as many as the default generator takes.
+    raw = jax.eval_shape(jax.random.PRNGKey, 0)
+    if not (typed and key.ndim == 0) and not (dtype == raw.dtype and key.shape == raw.shape):
         raise ValueError(f"`key={key}` is no PRNG key; give `jax.random.key(seed)`.")
     return key
 
@@ -239,9 +254,14 @@ def _checked_key(key: Any) -> Array:
 def _check(scale: Any, window: Window) -> None:
     if not callable(scale) and not isinstance(scale, Tracer | Calibrated):
         given = np.asarray(scale)
-        if not np.all((given >= 0) & (given < np.inf)):
-            raise ValueError(f"`scale={scale}` must be finite and >= 0; 0 draws for nothing.")
-    begin, end, every = map(operator.index, (window.begin, window.last, window.every))
+        number = jnp.issubdtype(given.dtype, jnp.number)
+        if not number or not np.all((given >= 0) & (given < np.inf)):
+            raise ValueError(f"`scale={scale!r}` must be finite and >= 0; 0 draws for nothing.")
+    try:
+        begin, end, every = map(operator.index, (window.begin, window.last, window.every))
+    except TypeError:
+        named = (f"`{name}={getattr(window, name)!r}`" for name in ("begin", "end", "every"))
+        raise ValueError(f"{', '.join(named)} must be whole numbers of steps.") from None
     if not 0 <= begin <= end <= _NEVER:
         raise ValueError(f"`begin={begin}`, `end={end}` must be steps, 0 <= begin <= end < 2**31.")
     if every < 1:
