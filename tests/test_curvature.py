@@ -126,6 +126,57 @@ def test_a_loss_that_is_no_scalar_or_is_missing_is_refused():
         curvature.hvp(None, PARAMS, VECTOR)
 
 
+def of_batch(params):
+    return jnp.mean(losses(params))
+
+
+MISUSES = {
+    "a mean for Fisher": (
+        lambda: curvature.fisher_product(of_batch, PARAMS, VECTOR),
+        r"`losses_fn` returns shape \(\) but must return \(examples,\).*leave out the mean",
+    ),
+    "no losses": (
+        lambda: curvature.fisher_product(None, PARAMS, VECTOR),
+        "`losses_fn` is missing: give the loss of each example",
+    ),
+    "no outputs": (
+        lambda: curvature.ggn_product(None, cross_entropy, PARAMS, VECTOR),
+        "`outputs_fn` is missing",
+    ),
+    "no loss of outputs": (
+        lambda: curvature.ggn_product(logits, None, PARAMS, VECTOR),
+        "`loss_of_outputs` is missing: give the loss as a function of the outputs",
+    ),
+    "losses of outputs": (
+        lambda: curvature.ggn_product(logits, jax.nn.log_softmax, PARAMS, VECTOR),
+        r"`loss_of_outputs` has shape \(6, 2\) but must be a scalar",
+    ),
+    "nothing over batches": (lambda: curvature.over_batches(None, X), "`fn` is missing"),
+    "no loss of an example": (
+        lambda: curvature.fisher_diagonal(None, PARAMS, X),
+        "`loss_of` is missing: give the loss as a function of the params and one example",
+    ),
+    "losses of an example": (
+        lambda: curvature.fisher_diagonal(lambda params, x: logits(params, x[None]), PARAMS, X),
+        r"`loss_of` has shape \(1, 2\) but must be a scalar",
+    ),
+    "no loss to verify by": (
+        lambda: curvature.verify_scores(None, PARAMS, PARAMS, KEYS[0]),
+        "`obj_fn` is missing: give the loss as a function of the params",
+    ),
+    "losses to verify by": (
+        lambda: curvature.verify_scores(losses, PARAMS, PARAMS, KEYS[0]),
+        r"`obj_fn` has shape \(6,\) but must be a scalar",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), MISUSES.values(), ids=MISUSES)
+def test_a_function_that_is_missing_or_returns_the_wrong_shape_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
 def test_the_exact_diagonal_is_the_diagonal():
     got = jax.jit(partial(diagonals.exact_diagonal, PRODUCT, chunk=8))(PARAMS)
     np.testing.assert_allclose(flat(got), jnp.diag(HESSIAN), rtol=1e-4, atol=1e-6)
@@ -158,6 +209,15 @@ def test_the_standard_error_is_that_of_the_probes_however_they_are_chunked():
     np.testing.assert_allclose(one.error, samples.std(0, ddof=1) / 4, rtol=1e-4)
     with pytest.raises(ValueError, match="`chunk=3` must divide `probes=16`"):
         diagonals.hutchinson_diagonal(product, jnp.ones(8), KEYS[0], probes=16, chunk=3)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="elsewhere it stays a loop")
+def test_eight_chunks_make_a_turn_of_the_loop_by_default_and_so_no_loop():
+    def jaxpr(**knobs):
+        estimate = partial(diagonals.hutchinson_diagonal, jnp.sin, jnp.ones(3), probes=8, **knobs)
+        return str(jax.make_jaxpr(estimate)(KEYS[0]))
+
+    assert "unroll=8" in jaxpr() and "unroll=8" not in jaxpr(unroll=1)
 
 
 def test_a_solve_agrees_with_the_direct_one_and_with_jaxs():

@@ -9,7 +9,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxprune._types import Array, Params
-from jaxprune.curvature.products import Product, widen
+from jaxprune.curvature.products import Product, _scalar, widen
 
 __all__ = ["Estimate", "exact_diagonal", "fisher_diagonal", "hutchinson_diagonal"]
 
@@ -33,7 +33,7 @@ def hutchinson_diagonal(
     *,
     probes: int = 32,
     chunk: int = 1,
-    unroll: int = 1,
+    unroll: int | None = None,
     draw: Callable[..., Array] = jax.random.rademacher,
 ) -> Estimate:
     """Estimate the diagonal of a matrix as the mean of `v * (A v)` over random vectors v.
@@ -47,8 +47,10 @@ def hutchinson_diagonal(
         key: PRNG key.
         probes: number of vectors.
         chunk: how many of them at a time, by `vmap`; it must divide `probes`.
-        unroll: chunks a turn of the loop, as in `jax.lax.scan`; with as many as there are it is no
-            loop, which compiles longer, but XLA runs convolutions in loops slowly on a CPU.
+        unroll: chunks a turn of the loop, as in `jax.lax.scan`. By default 1, and 8 on a CPU: up to
+            8 chunks are then no loop, inside which XLA takes several times as long for the
+            gradients of convolutions there. For more chunks of those give `probes // chunk`; the
+            time to compile and the temporaries grow with it.
         draw: `draw(key, shape, dtype)`, with independent entries of mean 0 and variance 1:
             `jax.random.rademacher` or `jax.random.normal`.
 
@@ -93,6 +95,8 @@ def hutchinson_diagonal(
         return (total, mean, squares), None
 
     zeros = jax.tree.map(jnp.zeros_like, like)
+    if unroll is None:
+        unroll = 8 if jax.default_backend() == "cpu" else 1
     keys = jax.random.split(key, (probes // chunk, chunk))
     start = jnp.float32(0), zeros, zeros
     (_, mean, squares), _ = lax.scan(merge, start, keys, unroll=unroll)
@@ -140,6 +144,9 @@ def fisher_diagonal(
     Returns:
         A tree like the params, float32 or wider.
 
+    Raises:
+        ValueError: if `loss_of` is missing or does not return a scalar for an example.
+
     References:
         Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018,
         section 2.1.
@@ -148,12 +155,13 @@ def fisher_diagonal(
         >>> fisher_diagonal(lambda w, x: w * x, 2.0, jnp.array([1.0, 3.0]))
         Array(5., dtype=float32)
     """
+    loss = _scalar(loss_of, "loss_of", "the loss as a function of the params and one example")
     point = jax.tree.map(widen, params)
     size = len(jax.tree.leaves(batch)[0])
     whole = size - size % chunk
 
     def squares(part: Any) -> Any:
-        grads = jax.vmap(jax.grad(loss_of), (None, 0))(point, part)
+        grads = jax.vmap(jax.grad(loss), (None, 0))(point, part)
         return jax.tree.map(lambda g: jnp.sum(widen(g) ** 2, 0), grads)
 
     def add(total: Any, part: Any) -> tuple[Any, None]:

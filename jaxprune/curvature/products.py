@@ -79,7 +79,7 @@ def ggn_product(
         A tree like the params, float32 or wider.
 
     Raises:
-        ValueError: if `loss_of_outputs` does not return a scalar.
+        ValueError: if a function is missing or `loss_of_outputs` does not return a scalar.
 
     References:
         Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent",
@@ -91,10 +91,12 @@ def ggn_product(
         >>> ggn_product(outputs, loss, jnp.array([1.0, 2.0]), jnp.ones(2))
         Array([ 4., 16.], dtype=float32)
     """
+    _present(outputs_fn, "outputs_fn", "the outputs as a function of the params")
+    loss = _scalar(loss_of_outputs, "loss_of_outputs", "the loss as a function of the outputs")
     model, point, rebuild = _widened(outputs_fn, params)
     outputs, tangent = jax.linearize(model, point)
     moved = tangent(_floats(vector, params))
-    bent = jax.jvp(jax.grad(_scalar(loss_of_outputs)), (outputs,), (moved,))[1]
+    bent = jax.jvp(jax.grad(loss), (outputs,), (moved,))[1]
     return rebuild(jax.linear_transpose(tangent, point)(bent)[0])
 
 
@@ -109,6 +111,10 @@ def fisher_product(losses_fn: Callable[[Params], Array], params: Params, vector:
     Returns:
         A tree like the params, float32 or wider.
 
+    Raises:
+        ValueError: if `losses_fn` is missing, or returns one loss of the whole batch: that is the
+            outer product of the batch's mean gradient, another matrix.
+
     References:
         Singh and Alistarh, "WoodFisher", 2020, section 3, for its use in pruning; as a Gauss-Newton
         matrix of the losses it is ours.
@@ -118,7 +124,18 @@ def fisher_product(losses_fn: Callable[[Params], Array], params: Params, vector:
         >>> fisher_product(losses, jnp.array([1.0, 2.0]), jnp.ones(2))
         Array([5., 0.], dtype=float32)
     """
-    return ggn_product(losses_fn, lambda losses: jnp.mean(losses**2) / 2, params, vector)
+    _present(losses_fn, "losses_fn", "the loss of each example as a function of the params")
+
+    def losses(point: Params) -> Array:
+        found = losses_fn(point)
+        if jnp.ndim(found) != 1:
+            raise ValueError(
+                f"`losses_fn` returns shape {jnp.shape(found)} but must return (examples,): one"
+                " loss an example; leave out the mean."
+            )
+        return found
+
+    return ggn_product(losses, lambda values: jnp.mean(values**2) / 2, params, vector)
 
 
 def over_batches(fn: Callable[..., Any], batches: Any) -> Callable[..., Any]:
@@ -134,11 +151,15 @@ def over_batches(fn: Callable[..., Any], batches: Any) -> Callable[..., Any]:
     Returns:
         The function, with results summed up in float32 or wider.
 
+    Raises:
+        ValueError: if `fn` is missing.
+
     Example:
         >>> loss = over_batches(lambda w, x: jnp.mean(w * x), jnp.array([[1.0, 2.0], [3.0, 6.0]]))
         >>> float(loss(2.0)), float(jax.grad(loss)(2.0))
         (6.0, 3.0)
     """
+    _present(fn, "fn", "a loss or a product as a function whose last argument is the batch")
     count = len(jax.tree.leaves(batches)[0])
 
     def averaged(*args: Any) -> Any:
@@ -197,15 +218,25 @@ def _floats(vector: Any, params: Params) -> list[Array]:
     return [jnp.asarray(part, leaf.dtype) for leaf, part in pairs if _is_float(leaf)]
 
 
-def _scalar(fn: Callable[[Any], Array]) -> Callable[[Any], Array]:
+def _present(fn: Any, name: str, what: str) -> None:
     if not callable(fn):
-        raise ValueError("`obj_fn` is missing: give the loss as a function of the params.")
+        raise ValueError(f"`{name}` is missing: give {what}.")
 
-    def checked(point: Any) -> Array:
-        value = fn(point)
+
+def _scalar(
+    fn: Callable[..., Array],
+    name: str = "obj_fn",
+    what: str = "the loss as a function of the params",
+) -> Callable[..., Array]:
+    """Return a loss that is there, and says so where its value is no scalar."""
+    _present(fn, name, what)
+
+    def checked(*args: Any) -> Array:
+        value = fn(*args)
         if jnp.shape(value):
             raise ValueError(
-                f"The loss has shape {jnp.shape(value)} but must be a scalar; take its mean."
+                f"The loss `{name}` has shape {jnp.shape(value)} but must be a scalar; take its"
+                " mean."
             )
         return value
 

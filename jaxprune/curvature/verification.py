@@ -11,7 +11,7 @@ from jax import lax
 from jaxprune import masks as masks_
 from jaxprune._tree import chosen, is_kernel, named_leaves, same_structure
 from jaxprune._types import Array, Masks, Params, Scores, Where
-from jaxprune.curvature.products import widen
+from jaxprune.curvature.products import _scalar, widen
 from jaxprune.granularity import Granularity, entries
 
 __all__ = ["Verification", "by_unit", "verify_scores"]
@@ -102,7 +102,8 @@ def verify_scores(
         Predicted and measured changes of the loss, and their rank correlation.
 
     Raises:
-        ValueError: if `scores` has another structure than the params.
+        ValueError: if `scores` has another structure than the params, or `obj_fn` is missing or
+            does not return a scalar.
 
     Example:
         >>> w = jnp.array([[1.0, -2.0, 3.0]])
@@ -112,12 +113,13 @@ def verify_scores(
         (1.0, True)
     """
     same_structure(scores, params, "scores")
+    loss = _scalar(obj_fn)
+    base = loss(params)
     sites, given = _sites(params, granularity, where), jax.tree.leaves(scores)
     total = sum(site.units for site in sites)
     taken = jax.random.choice(key, total, (min(samples, total),), replace=False)
     foretold = jnp.concatenate([_sums(site, widen(given[site.leaf])) for site in sites])[taken]
-    base = obj_fn(params)
-    measured = _measure(lambda m: obj_fn(masks_.apply(params, m)) - base, params, sites, taken)
+    measured = _measure(lambda m: loss(masks_.apply(params, m)) - base, params, sites, taken)
     ranks = [jax.scipy.stats.rankdata(values) for values in (foretold, measured)]
     firsts = jnp.array([site.first for site in sites])
     leaf = jnp.searchsorted(firsts, taken, side="right") - 1
