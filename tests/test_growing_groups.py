@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxprune import masks, structure
-from jaxprune.growing import Growth, add_growing_penalty, read
+from jaxprune.growing import DONE, Growth, add_growing_penalty, read
 from jaxprune.one_shot import prune
 from tests.networks.small import drawn
 
@@ -40,7 +41,8 @@ def test_the_smallest_groups_are_pushed_removed_and_shrunk_exactly(net):
     params, plan, units = net
     updates, state = walk(add_growing_penalty(0.5, QUICK, granularity=units), params, 8)
     seen = read(state, params, granularity=units)
-    assert {name.partition(":")[0] for name in seen.layers} == {"w1", "w2"} and seen.phase == 3
+    assert {name.partition(":")[0] for name in seen.layers} == {"w1", "w2"} and seen.phase == DONE
+    assert seen.margins.keys() == seen.layers.keys() and min(seen.margins.values()) > 1
     weights = {name: params[name] for name in ("w1", "w2", "w3", "w4")}
     for name, scores in structure.pool(plan, jax.tree.map(jnp.abs, weights)).items():
         wanted = np.argsort(np.argsort(scores)) >= scores.size // 2
@@ -56,6 +58,49 @@ def test_the_smallest_groups_are_pushed_removed_and_shrunk_exactly(net):
     np.testing.assert_allclose(
         small_fn(small, x), stream(masks.apply(params, seen.masks), x), atol=1e-6
     )
+
+
+def convolved(whole, x):
+    """Convolution, batch norm by its running statistics, ReLU, convolution, mean, classes."""
+    params, stats = whole["params"], whole["stats"]
+    first = convolution(x, params["conv_1"]) + params["bias"]
+    first = (first - stats["mean"]) / jnp.sqrt(stats["var"] + 1e-5)
+    hidden = jax.nn.relu(first * params["scale"] + params["shift"])
+    return convolution(hidden, params["conv_2"]).mean((1, 2)) @ params["head"]
+
+
+def convolution(x, kernel):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+
+def test_what_has_been_pushed_in_a_network_with_batch_norm_is_cut_out_exactly():
+    shapes = dict(conv_1=(3, 3, 2, 6), bias=(6,), scale=(6,), shift=(6,), conv_2=(3, 3, 6, 4))
+    params, stats = drawn(**shapes, head=(4, 3)), {"mean": jnp.arange(6.0), "var": jnp.ones(6)}
+    x = jax.random.normal(jax.random.key(4), (4, 5, 5, 2))
+    plan = structure.plan(convolved, {"params": params, "stats": stats}, x)
+    units = structure.groups(plan)
+    tx = optax.chain(
+        add_growing_penalty({"*conv_1*": 0.5}, QUICK, granularity=units),
+        optax.sgd(0.01, momentum=0.9),
+    )
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        grads = jax.grad(lambda p: jnp.mean(convolved({"params": p, "stats": stats}, x) ** 2))
+        updates, state = tx.update(grads(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(8):
+        params, state = step(params, state)
+    seen = read(state, params, granularity=units)
+    assert seen.phase == DONE and not seen.masks["shift"].all()
+    whole = {"params": params, "stats": stats}
+    small_fn, small = structure.shrink(plan, whole, structure.alive(plan, seen.masks))
+    assert small["params"]["conv_2"].shape == (3, 3, 3, 4) and small["stats"]["var"].shape == (3,)
+    want = convolved({"params": masks.apply(params, seen.masks), "stats": stats}, x)
+    np.testing.assert_allclose(small_fn(small, x), want, rtol=1e-4, atol=1e-5)
 
 
 def test_groups_are_picked_at_the_inner_ceiling_and_ratios_go_by_their_names(net):

@@ -26,7 +26,7 @@ class Growth(NamedTuple):
     Attributes:
         every: optimizer steps between two updates.
         increment: what an update adds to the strength on doomed units.
-        ceiling: growth ends once the strength is above it.
+        ceiling: growth ends once the strength is above it; finite.
         hold: removal is due after `hold + 1` optimizer steps under the full penalty.
         pick_ceiling: the strength on all units at which the doomed ones are picked (GReg-2);
             `None` dooms at the start (GReg-1).
@@ -105,14 +105,25 @@ def checked(growth: Growth, given: bool) -> None:
     """
     if given and growth.pick_ceiling is not None:
         raise ValueError("`masks` are a doomed set; give `growth.at_start()`, which picks none.")
-    if growth.every < 1 or growth.hold < 0 or not min(growth.increment, growth.pick_increment) > 0:
+    rises = growth.increment > 0 and growth.pick_increment > 0
+    if growth.every < 1 or growth.hold < 0 or not rises:
         raise ValueError(f"{growth} must have `every` >= 1, `hold` >= 0 and increments above 0.")
-    if growth.ceiling < 0 or not 0 < (growth.pick_ceiling or 1e-9) <= max(growth.ceiling, 1e-9):
+    if not 0 <= growth.ceiling < math.inf:
         raise ValueError(
-            f"`pick_ceiling={growth.pick_ceiling}` must lie in (0, ceiling], and"
-            f" `ceiling={growth.ceiling}` at 0 or above; the pick comes before the end."
+            f"`ceiling={growth.ceiling}` must be a finite number >= 0: removal waits for it. A high"
+            " one with a `ratio_limit` grows until the ratio is reached."
         )
-    if growth.kept < -growth.weight_decay:
+    if growth.pick_ceiling is not None and not 0 < growth.pick_ceiling <= growth.ceiling:
+        raise ValueError(
+            f"`pick_ceiling={growth.pick_ceiling}` must lie in (0, ceiling={growth.ceiling}]; the"
+            " pick comes before the end."
+        )
+    if growth.ratio_scope not in ("own", "all") or not growth.ratio_limit > 0:
+        raise ValueError(
+            f"`ratio_scope={growth.ratio_scope!r}` must be 'own' or 'all', and"
+            f" `ratio_limit={growth.ratio_limit}` above 0, `inf` for never."
+        )
+    if not growth.kept >= -growth.weight_decay:
         raise ValueError(
             f"`kept={growth.kept}` under `weight_decay={growth.weight_decay}` makes weights grow;"
             " say the optimizer's weight decay, or take `kept=-weight_decay`."

@@ -7,8 +7,9 @@ then pushed by a rising penalty, held for a while, and removed.
 
 The penalty `strength / 2 * w^2` is added to the raw gradient and passes through the momentum, so
 the transform goes first in a chain. Behind Adam and its like the added gradient is normalised away:
-that is not growing regularisation. `penalties.decoupled(add_growing_penalty(...))` pulls weights by
-`strength * w` a step, which is neither; then give increments smaller by the learning rate.
+that is not growing regularisation. Between `optax.scale_by_adam()` and
+`optax.scale_by_learning_rate(rate)` the same transform is a decoupled decay that grows, as AdamW's
+stands there: `w <- w - rate * (update + strength * w)`, which is no GReg either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,10 @@ from jaxprune.structure.plan import Plan
 
 __all__ = [
     "DONE",
+    "HOLDING",
+    "PICKING",
     "PRESETS",
+    "PUSHING",
     "AddGrowingPenaltyState",
     "Growth",
     "GrowthOfLayer",
@@ -47,6 +51,7 @@ __all__ = [
 ]
 
 PICKING, PUSHING, HOLDING, DONE = range(4)
+"""The phases, in this order; a run may skip some."""
 
 _CIFAR = Growth(pick_ceiling=0.01, kept=-5e-4, weight_decay=5e-4)
 PRESETS: Mapping[str, Growth] = {
@@ -58,7 +63,10 @@ PRESETS: Mapping[str, Growth] = {
     ),
 }
 """GReg-2 as for CIFAR by the authors' instructions, for ImageNet, at the paper's time, and in the
-authors' code with its early stop and its float32 sums. `PRESETS[...].at_start()` is GReg-1."""
+authors' code with its early stop and its float32 sums. `PRESETS[...].at_start()` is GReg-1.
+
+They count on `optax.add_decayed_weights(growth.weight_decay)` behind them in the chain: without it
+the negative strength on kept units is no longer cancelled, and makes those weights grow."""
 
 
 class AddGrowingPenaltyState(NamedTuple):
@@ -96,15 +104,19 @@ def add_growing_penalty(
 
     Goes first in a chain, before weight decay and momentum. Of a layer's N units
     `min(ceil(ratio N), N - 1)` are doomed, those with the smallest mean |w|; among equals the
-    earlier go. When `read(state, params).phase` is 3, finish by `masks.apply(params, masks)` and
-    fine-tune behind `keep_masked(masks)` with a new optimizer. Nothing is removed here.
+    earlier go. When `read(state, params).phase` is `DONE`, finish by `masks.apply(params, masks)`
+    and fine-tune behind `keep_masked(masks)` with a new optimizer. Nothing is removed here.
+
+    A ratio for all, or the pattern `"*"`, reaches the last layer too, whose filters are classes:
+    name the hidden layers, or give the `plan`, which knows the outputs and refuses.
 
     The network must be trained: growing on random weights is the commonest reason why published
     figures are not met. So params whose biases and scales are all still 0 or 1 are refused.
 
     Args:
         ratios: the fraction of units that goes from every layer, or by pattern of its path as in
-            `{"*": 0.7, "block_0/*": 0.0}`; a later pattern wins, a leaf without one loses nothing.
+            `{"block_*": 0.7, "block_0/*": 0.0}`; a later pattern wins, and a leaf without one loses
+            nothing.
         growth: the schedule; see `PRESETS`.
         masks: the doomed set itself instead of ratios (`True` = kept), such as `one_shot.prune`
             makes by any score.
@@ -112,8 +124,9 @@ def add_growing_penalty(
             together, `structure.groups(plan)`. Patterns are then those of the groups' names, the
             strengths of several units on one entry add up, and `read` wants the granularity too.
         where: which leaves take part.
-        plan: of the model (`structure.plan`): a ratio on units that other layers share, as on a
-            residual stream, is then an error. Not asked for where groups are the units.
+        plan: of the model (`structure.plan`): a ratio on outputs, or on units that other layers
+            share, as on a residual stream, is then an error. Not asked for where groups are the
+            units.
         coupled: let layers that the plan couples go together, by their mean score.
         untrained: grow on untrained params all the same.
 

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune._tree import map_named, named_leaves, names
+from jaxprune._tree import is_kernel, map_named, named_leaves, names
 from jaxprune._types import Array, Masks, Params
 from jaxprune.granularity import Granularity, filters
 from jaxprune.growing._growth import GrowthOfLayer
-from jaxprune.growing._units import everywhere, placed
+from jaxprune.growing._units import by_row, everywhere, placed, sites
 from jaxprune.growing.penalty import AddGrowingPenaltyState
 
 __all__ = ["Growing", "read"]
@@ -22,11 +22,15 @@ class Growing(NamedTuple):
         phase: int32 scalar, of the step to come: 0 picking, 1 pushing, 2 holding, 3 done.
         masks: the masks that remove the doomed units; all is kept before the pick.
         layers: path -> `GrowthOfLayer` of scalars.
+        margins: path -> the smallest mean |w| of a kept unit over the largest of a doomed one, in
+            these params. At removal it should be above 1: otherwise something goes that is no
+            smaller than something that stays. Coupled layers may be below it, each by itself.
     """
 
     phase: Array
     masks: Masks
     layers: dict[str, GrowthOfLayer]
+    margins: dict[str, Array]
 
 
 def read(opt_state: Any, params: Params, *, granularity: Granularity | None = None) -> Growing:
@@ -35,11 +39,11 @@ def read(opt_state: Any, params: Params, *, granularity: Granularity | None = No
     Args:
         opt_state: the state of an optimizer with an `add_growing_penalty` in it, or several for
             different leaves (`optax.partition`); the phase is that of the slowest.
-        params: the params, for their structure and shapes.
+        params: the params.
         granularity: that of the penalty, where `structure.groups` are its units.
 
     Returns:
-        Phase, masks, and the standing of each layer by its path.
+        Phase, masks, and by its path the standing of each layer and its margin.
 
     Raises:
         ValueError: if the state holds no growing penalty, or one whose units run through several
@@ -55,13 +59,14 @@ def read(opt_state: Any, params: Params, *, granularity: Granularity | None = No
     states = [node for node in jax.tree.leaves(opt_state, is_leaf=_is_state) if _is_state(node)]
     if not states:
         raise ValueError("The optimizer state holds no growing penalty; chain one first.")
-    kept, layers = {}, {}
+    doomed, kept, layers = {}, {}, {}
     for state in states:
-        doomed = [site for site in named_leaves(state.doomed) if site[1].ndim]
+        found = [site for site in named_leaves(state.doomed) if site[1].ndim]
         columns = jax.tree.leaves(state.layers)  # out of the wrappers that NNX puts around arrays
-        for k, (name, units) in enumerate(doomed):
+        for k, (name, units) in enumerate(found):
             layers[name] = GrowthOfLayer(*[column[k] for column in columns])
             kept[name] = ~units | (layers[name].picked < 0)
+            doomed[name] = units
     if granularity is None and kept and not kept.keys() & set(names(params)):
         raise ValueError(
             f"{next(iter(kept))!r} is a group, no leaf; give `granularity=`, that of the penalty."
@@ -74,7 +79,28 @@ def read(opt_state: Any, params: Params, *, granularity: Granularity | None = No
         return whole.get(name, jnp.array(True))
 
     phase = jnp.min(jnp.stack(jax.tree.leaves([state.phase for state in states])))
-    return Growing(phase, map_named(mask, params), layers)
+    return Growing(phase, map_named(mask, params), layers, _margins(granularity, params, doomed))
+
+
+def _margins(
+    granularity: Granularity | None, params: Params, doomed: dict[str, Array]
+) -> dict[str, Array]:
+    found = {}
+    wide = params if granularity is None else sites(granularity, params, is_kernel)
+    for name, leaf in named_leaves(wide):
+        if name in doomed:
+            goes, sizes = doomed[name], jnp.abs(leaf)
+            # Without a granularity the shape of the units tells what they are.
+            scores = by_row(granularity).pool(sizes) if granularity else _means(sizes, goes.shape)
+            least = jnp.min(scores, where=~goes, initial=jnp.inf)
+            found[name] = least / jnp.max(scores, where=goes, initial=0)
+    return found
+
+
+def _means(leaf: Array, units: tuple[int, ...]) -> Array:
+    """Return the mean of each unit, a block of the leaf."""
+    pairs = [part for n, u in zip(leaf.shape, units, strict=True) for part in (u, n // u)]
+    return leaf.reshape(pairs).mean(axis=tuple(range(1, len(pairs), 2)))
 
 
 def _is_state(node: Any) -> bool:
