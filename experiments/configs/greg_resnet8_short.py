@@ -24,7 +24,7 @@ _BASE = Config(
     data="cifar10",
     train_split="train[:12800]",
     augment=crop_and_flip,
-    epochs=5,
+    epochs=4,
     batch=64,
     learning_rate=0.1,
     optimizer=stepped,
@@ -36,7 +36,7 @@ _WHOLE = comparison(
     _BASE,
     (("blocks/*/conv_1/kernel", None),),
     pushing={"epochs": 1, "learning_rate": 0.01, "optimizer": momentum},
-    tuning={"epochs": 1, "learning_rate": 0.01, "sparsities": (0.9, 0.95)},
+    tuning={"epochs": 1, "learning_rate": 0.01, "sparsities": (0.9,)},
     growths={
         "GReg-1": _GREG1,
         "GReg-2": _GREG1._replace(pick_ceiling=0.05, pick_increment=2e-3, hold=60),
