@@ -79,6 +79,7 @@ def gone_on(make, plan, params, x, steps=3):
     """Return the state after a few steps, and (plan, tx, params, state) of the smaller function."""
     tx, wide = make(plan), params
 
+    @partial(jax.jit, static_argnums=(0, 1))
     def step(tx, fn, params, state):
         grad = jax.grad(square(fn))(params, x)
         updates, state = tx.update(grad, state, params)
