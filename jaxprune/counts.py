@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
@@ -243,7 +244,7 @@ def _cells(row: Count, left: Count) -> tuple[str, ...]:
 
 def _count(name: str, leaf: Any, macs: int) -> Count:
     size = math.prod(leaf.shape)
-    shapeless = isinstance(leaf, jax.ShapeDtypeStruct) or not np.issubdtype(leaf.dtype, np.number)
+    shapeless = isinstance(leaf, jax.ShapeDtypeStruct) or not jnp.issubdtype(leaf.dtype, jnp.number)
     nonzeros = size if shapeless else int(np.count_nonzero(np.asarray(leaf)))
     return Count(name, tuple(leaf.shape), size, nonzeros, macs, macs * nonzeros // max(size, 1))
 

@@ -134,3 +134,9 @@ def test_latency_is_the_time_of_a_call():
 def test_leaves_of_any_kind_are_counted(dtype):
     (row,) = counts.layers(lambda p, x: x, jnp.ones(3, dtype), 1.0)
     assert (row.size, row.nonzeros, row.macs) == (3, 3, 0)
+
+
+def test_half_precision_is_counted_and_keys_of_a_state_pass():
+    params = {"w": jnp.array([[1.0, 0.0], [2.0, 3.0]], jnp.bfloat16), "key": jax.random.key(0)}
+    (_, w) = counts.layers(lambda params, x: x @ params["w"], params, jnp.ones((1, 2)))
+    assert (w.name, w.size, w.nonzeros, w.masked_macs) == ("w", 4, 3, 3)
