@@ -168,21 +168,6 @@ PROMISED = {"VGG-16"}
 """What runs at least 0.7 times as much faster as its multiply-adds promise; the U-Net misses it."""
 
 
-def latencies(calls, rounds=15):
-    """Return the median seconds of each call, and of the ratio of first to last, taken in turns."""
-    runs = [(jax.jit(fn).lower(*args).compile(), args) for fn, *args in calls]
-    taken = []
-    for _ in range(rounds + 1):
-        row = []
-        for run, args in runs:
-            start = time.perf_counter()
-            jax.block_until_ready(run(*args))
-            row.append(time.perf_counter() - start)
-        taken.append(row)
-    taken = np.array(taken[1:])  # the first touches the memory
-    return *np.median(taken, axis=0), np.median(taken[:, 0] / taken[:, -1])
-
-
 @pytest.mark.parametrize("name", TIMED)
 def test_latency_follows_the_multiply_adds(name):
     net, size, step, gone = TIMED[name]
@@ -194,10 +179,8 @@ def test_latency_follows_the_multiply_adds(name):
     keep = structure.keep_top(plan, scores, gone, allocation=within_leaf())
     keep = {n: kept for n, kept in keep.items() if not n.endswith("query/kernel:1")}  # all heads
     small_fn, small = structure.shrink(plan, params, keep)
-    pairs = (fn, params), (small_fn, small)
-    macs = [counts.total(counts.layers(*pair, x)).macs for pair in pairs]
-    fewer = macs[0] / macs[1]
-    *seconds, faster = latencies([(*pair, x) for pair in pairs])
-    ms = [f"{1e3 * s:.0f}" for s in seconds]
+    found = counts.compare(fn, params, small_fn, small, x, repeats=15)
+    fewer = counts.total(found.before).macs / counts.total(found.after).macs
+    ms, faster = [f"{1e3 * s:.0f}" for s in found.seconds], found.speedup
     print(f"\n| {name} | {fewer:.1f} | {ms[0]} to {ms[1]} | {faster:.1f} | {faster / fewer:.2f} |")
     assert name not in PROMISED or faster >= 0.7 * fewer

@@ -8,9 +8,7 @@ function costs no more, not how much removal brings: `bench_structure` does that
 import importlib.util
 
 import jax
-import numpy as np
 
-from benchmarks.bench_structure import latencies
 from jaxprune import counts, structure
 from tests.networks.compare import gap, half_of_every_group
 from tests.networks.foreign import FOREIGN
@@ -38,16 +36,14 @@ def row(name, fn, params, inputs):
     plan = structure.plan(fn, params, *inputs)
     keep = half_of_every_group(plan)
     small_fn, small = structure.shrink(plan, params, keep)
-    pairs = (fn, params), (small_fn, small)
-    sizes = [sum(np.size(leaf) for leaf in jax.tree.leaves(tree)) for _, tree in pairs]
-    macs = [counts.total(counts.layers(*pair, *inputs)).macs for pair in pairs]
-    *seconds, _ = latencies([(*pair, *inputs) for pair in pairs], rounds=30)
+    found = counts.compare(fn, params, small_fn, small, *inputs, repeats=30)
+    before, after = counts.total(found.before), counts.total(found.after)
     return (
         name,
         len(plan.groups),
-        f"{sizes[0]:,} to {sizes[1]:,}",
-        f"{macs[0] / macs[1]:.2f}",
-        " to ".join(f"{1e3 * one:.2f}" for one in seconds),
+        f"{before.size:,} to {after.size:,}",
+        f"{before.macs / after.macs:.2f}",
+        " to ".join(f"{1e3 * one:.2f}" for one in found.seconds),
         f"{gap(plan, params, keep, *inputs):.0e}",
     )
 

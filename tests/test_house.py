@@ -18,7 +18,8 @@ PACKAGE = ROOT / "jaxprune"
 LAYERS = (
     # Ring 0: the vocabulary.
     {"_types"},
-    {"_tree", "_batch", "_branch", "_count", "irrelevance._exp", "_text", "_view"},
+    {"_tree", "_batch", "_branch", "_count", "_text", "_view"},
+    {"curvature._losses", "irrelevance._exp"},
     # Ring 1: pure and stateless.
     {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},
     {

@@ -1,4 +1,4 @@
-"""Growing regularisation against one-shot pruning, ResNet-8 on CIFAR-10, in minutes on a CPU.
+"""Growing regularisation against one-shot pruning, ResNet-8 on CIFAR-10, in half an hour on a CPU.
 
 python -m experiments.run greg_resnet8_short --data-dir DIR
 

@@ -9,7 +9,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxprune._types import Array, Params
-from jaxprune.curvature.products import Product, _scalar, widen
+from jaxprune.curvature._losses import scalar
+from jaxprune.curvature.products import Product, widen
 
 __all__ = ["Estimate", "exact_diagonal", "fisher_diagonal", "hutchinson_diagonal"]
 
@@ -155,7 +156,7 @@ def fisher_diagonal(
         >>> fisher_diagonal(lambda w, x: w * x, 2.0, jnp.array([1.0, 3.0]))
         Array(5., dtype=float32)
     """
-    loss = _scalar(loss_of, "loss_of", "the loss as a function of the params and one example")
+    loss = scalar(loss_of, "loss_of", "the loss as a function of the params and one example")
     point = jax.tree.map(widen, params)
     size = len(jax.tree.leaves(batch)[0])
     whole = size - size % chunk

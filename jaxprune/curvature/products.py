@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxprune._types import Array, Params
+from jaxprune.curvature._losses import present, scalar
 
 __all__ = [
     "Product",
@@ -53,7 +54,7 @@ def hvp(obj_fn: Callable[[Params], Array], params: Params, vector: Any) -> Any:
         >>> hvp(lambda w: w[0] ** 2 * w[1], jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0]))
         Array([4., 2.], dtype=float32)
     """
-    gradient, point, rebuild = _widened(_scalar(obj_fn), params)
+    gradient, point, rebuild = _widened(scalar(obj_fn), params)
     return rebuild(jax.jvp(jax.grad(gradient), (point,), (_floats(vector, params),))[1])
 
 
@@ -91,8 +92,8 @@ def ggn_product(
         >>> ggn_product(outputs, loss, jnp.array([1.0, 2.0]), jnp.ones(2))
         Array([ 4., 16.], dtype=float32)
     """
-    _present(outputs_fn, "outputs_fn", "the outputs as a function of the params")
-    loss = _scalar(loss_of_outputs, "loss_of_outputs", "the loss as a function of the outputs")
+    present(outputs_fn, "outputs_fn", "the outputs as a function of the params")
+    loss = scalar(loss_of_outputs, "loss_of_outputs", "the loss as a function of the outputs")
     model, point, rebuild = _widened(outputs_fn, params)
     outputs, tangent = jax.linearize(model, point)
     moved = tangent(_floats(vector, params))
@@ -124,7 +125,7 @@ def fisher_product(losses_fn: Callable[[Params], Array], params: Params, vector:
         >>> fisher_product(losses, jnp.array([1.0, 2.0]), jnp.ones(2))
         Array([5., 0.], dtype=float32)
     """
-    _present(losses_fn, "losses_fn", "the loss of each example as a function of the params")
+    present(losses_fn, "losses_fn", "the loss of each example as a function of the params")
 
     def losses(point: Params) -> Array:
         found = losses_fn(point)
@@ -159,7 +160,7 @@ def over_batches(fn: Callable[..., Any], batches: Any) -> Callable[..., Any]:
         >>> float(loss(2.0)), float(jax.grad(loss)(2.0))
         (6.0, 3.0)
     """
-    _present(fn, "fn", "a loss or a product as a function whose last argument is the batch")
+    present(fn, "fn", "a loss or a product as a function whose last argument is the batch")
     count = len(jax.tree.leaves(batches)[0])
 
     def averaged(*args: Any) -> Any:
@@ -216,31 +217,6 @@ def _floats(vector: Any, params: Params) -> list[Array]:
     leaves, structure = jax.tree.flatten(params)
     pairs = zip(map(widen, leaves), structure.flatten_up_to(vector), strict=True)
     return [jnp.asarray(part, leaf.dtype) for leaf, part in pairs if _is_float(leaf)]
-
-
-def _present(fn: Any, name: str, what: str) -> None:
-    if not callable(fn):
-        raise ValueError(f"`{name}` is missing: give {what}.")
-
-
-def _scalar(
-    fn: Callable[..., Array],
-    name: str = "obj_fn",
-    what: str = "the loss as a function of the params",
-) -> Callable[..., Array]:
-    """Return a loss that is there, and says so where its value is no scalar."""
-    _present(fn, name, what)
-
-    def checked(*args: Any) -> Array:
-        value = fn(*args)
-        if jnp.shape(value):
-            raise ValueError(
-                f"The loss `{name}` has shape {jnp.shape(value)} but must be a scalar; take its"
-                " mean."
-            )
-        return value
-
-    return checked
 
 
 def _is_float(leaf: Array) -> bool:

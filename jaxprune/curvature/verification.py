@@ -11,7 +11,8 @@ from jax import lax
 from jaxprune import masks as masks_
 from jaxprune._tree import chosen, is_kernel, named_leaves, same_structure
 from jaxprune._types import Array, Masks, Params, Scores, Where
-from jaxprune.curvature.products import _scalar, widen
+from jaxprune.curvature._losses import scalar
+from jaxprune.curvature.products import widen
 from jaxprune.granularity import Granularity, entries
 
 __all__ = ["Verification", "by_unit", "verify_scores"]
@@ -113,7 +114,7 @@ def verify_scores(
         (1.0, True)
     """
     same_structure(scores, params, "scores")
-    loss = _scalar(obj_fn)
+    loss = scalar(obj_fn)
     base = loss(params)
     sites, given = _sites(params, granularity, where), jax.tree.leaves(scores)
     total = sum(site.units for site in sites)
