@@ -15,4 +15,6 @@ from experiments.models.mobilenet import mobilenet_v2
 
 __all__ = ["config"]
 
-config = stochastic(partial(mobilenet_v2, width=0.25), **MINUTES)
+config = stochastic(
+    partial(mobilenet_v2, width=0.25), **MINUTES | {"l1": 5e-4, "sparsities": (0.85,)}
+)
