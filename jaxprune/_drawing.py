@@ -1,31 +1,39 @@
-"""How the pictures of a recording are drawn: colours, curves of seeds, and panels."""
+"""How pictures are drawn: colours, curves of seeds, and panels."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxprune.dynamics.recorder import Recording
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from jaxprune.dynamics.recorder import Recording
 
 __all__ = [
     "COLOURS",
     "FAINT",
+    "GREY",
+    "HUES",
     "INK",
+    "TITLE",
     "curves",
     "cycle",
+    "figure_of",
     "finish",
     "line",
     "over",
     "panels_of",
     "short",
+    "styles",
 ]
 
-INK, FAINT = "#333333", "#d9d9d9"
-COLOURS = ["#8c8c8c", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
-_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 10.5, "fontweight": "bold", "color": INK}
+INK, FAINT, GREY = "#333333", "#d9d9d9", "#8c8c8c"
+HUES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # Okabe and Ito's
+COLOURS = [GREY, *HUES]
+TITLE: dict[str, Any] = {"loc": "left", "fontsize": 10.5, "fontweight": "bold", "color": INK}
 _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -38,23 +46,41 @@ _STYLE: Any = {
 }
 
 
+def styles(*, control: bool = False) -> Iterator[dict[str, str]]:
+    """Yield colours and line styles, none twice before eighteen; grey first, for a control."""
+    if control:
+        yield {"color": GREY, "ls": "-"}
+    for dashes, hue in product(("-", "--", ":"), HUES):
+        yield {"color": hue, "ls": dashes}
+    yield from styles()
+
+
 def cycle(labels: Mapping[str, Any]) -> list[str]:
     """Return a colour for each label; the first is grey, for the control."""
     return [COLOURS[n % len(COLOURS)] for n in range(len(labels))]
 
 
-def panels_of(width: float, height: float, across: int, down: int = 1) -> tuple[Any, list["Axes"]]:
-    """Make a figure that no global state knows of."""
+def figure_of(width: float, height: float, mosaic: Any) -> tuple["Figure", list["Axes"]]:
+    """Make a figure that no global state knows of, with panels as matplotlib's mosaics say."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-        return figure, list(figure.subplots(down, across, squeeze=False).ravel())
+        return figure, list(figure.subplot_mosaic(mosaic).values())
+
+
+def panels_of(
+    width: float, height: float, across: int, down: int = 1
+) -> tuple["Figure", list["Axes"]]:
+    """Make a figure of equal panels, row by row."""
+    return figure_of(width, height, np.arange(across * down).reshape(down, across).tolist())
 
 
 def curves(
-    axes: "Axes", runs: Mapping[str, Sequence[Recording]], value: Callable[[Recording], np.ndarray]
+    axes: "Axes",
+    runs: Mapping[str, Sequence["Recording"]],
+    value: Callable[["Recording"], np.ndarray],
 ) -> None:
     """Draw a figure of each recording by step, a colour for each label."""
     for colour, (label, found) in zip(cycle(runs), runs.items(), strict=True):
@@ -77,7 +103,7 @@ def finish(
     axes: "Axes", title: str, x: str, y: str, *, ylim: Any = None, legend: bool = True
 ) -> None:
     """Write title and labels, and draw grid and legend."""
-    axes.set_title(title, **_TITLE)
+    axes.set_title(title, **TITLE)
     axes.set(xlabel=x, ylabel=y)
     axes.grid(axis="y", color=FAINT, lw=0.6)
     axes.set_axisbelow(True)
@@ -97,12 +123,12 @@ def short(group: str) -> str:
     return group.rpartition(":")[0].removeprefix("params/").removesuffix("/kernel")
 
 
-def scale_of(found: Recording) -> np.ndarray:
+def scale_of(found: "Recording") -> np.ndarray:
     """Return the largest scale of any kernel by row; 0 where nothing was drawn for."""
     return np.max([np.nan_to_num(layer.scale) for layer in found.layers.values()], axis=0)
 
 
-def mean_lag(found: Recording) -> np.ndarray:
+def mean_lag(found: "Recording") -> np.ndarray:
     """Average over the nodes dead on both sides, whichever group they are of."""
     counts = [np.asarray(group.both) for group in found.groups.values()]
     lags = [np.nan_to_num(group.lag) for group in found.groups.values()]

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune._drawing import FAINT, GREY, HUES, TITLE, figure_of, styles
 from jaxprune._text import aligned
 from jaxprune._types import Params, Schedule, Where
 
@@ -20,18 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Layer", "layers", "plot_run", "plot_schedule", "plot_tradeoff", "table"]
 
 Curves = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
-
-_INK, _FAINT, _DENSE = "#333333", "#d9d9d9", "#8c8c8c"
-_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # Okabe and Ito's
-_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold", "color": _INK}
-_STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 
 
 class Layer(NamedTuple):
@@ -123,11 +112,11 @@ def plot_schedule(schedule: Schedule, steps: int) -> "Figure":
         >>> figure.axes[0].get_ylabel()
         'sparsity in %'
     """
-    figure, (axes,) = _figure(6.4, 3.2, "A")
+    figure, (axes,) = figure_of(6.4, 3.2, "A")
     at = np.arange(steps + 1)
-    _draw_sparsity(axes, at, np.asarray(jax.vmap(schedule)(at)), _COLOURS[0])
+    _draw_sparsity(axes, at, np.asarray(jax.vmap(schedule)(at)), next(styles()))
     axes.set(xlabel="step", ylabel="sparsity in %")
-    axes.set_title("Sparsity by step", **_TITLE)
+    axes.set_title("Sparsity by step", **TITLE)
     return figure
 
 
@@ -147,13 +136,13 @@ def plot_run(
     Returns:
         A figure with three or four panels.
     """
-    panels = _figure(11, 6.4, ";".join(["AAL"] * 3 + ["SSL" if inputs is None else "SSI"] * 2))
+    panels = figure_of(11, 6.4, ";".join(["AAL"] * 3 + ["SSL" if inputs is None else "SSI"] * 2))
     figure, by_name = panels[0], dict(zip("ALSI", panels[1], strict=False))
-    colours = [_DENSE, *_COLOURS] if len(curves) > 1 else _COLOURS
-    for (label, seeds), colour in zip(curves.items(), colours, strict=False):
-        _draw_accuracy(by_name["A"], seeds, label, colour)
+    looks = styles(control=len(curves) > 1)
+    for (label, seeds), look in zip(curves.items(), looks, strict=False):
+        _draw_accuracy(by_name["A"], seeds, label, look)
         steps = np.array([row["step"] for row in seeds[0]])
-        _draw_sparsity(by_name["S"], steps, _stack(seeds, "sparsity").mean(0), colour)
+        _draw_sparsity(by_name["S"], steps, _stack(seeds, "sparsity").mean(0), look)
     _finish_curves(by_name["A"], by_name["S"])
     _draw_layers(by_name["L"], rows)
     if inputs is not None:
@@ -175,35 +164,37 @@ def plot_tradeoff(
     Returns:
         A figure with one panel.
     """
-    figure, (axes,) = _figure(6.4, 3.8, "A")
+    figure, (axes,) = figure_of(6.4, 3.8, "A")
     pruned = sorted({s for method in points.values() for s in method if s > 0})
     dense = np.array([100 * value for method in points.values() for value in method.get(0, [])])
     if dense.size:
-        axes.axhspan(dense.min(), dense.max(), color=_DENSE, alpha=0.25, lw=0)
-        axes.axhline(dense.mean(), color=_DENSE, lw=1.6, label="dense: mean, and range over seeds")
+        axes.axhspan(dense.min(), dense.max(), color=GREY, alpha=0.25, lw=0)
+        axes.axhline(dense.mean(), color=GREY, lw=1.6, label="dense: mean, and range over seeds")
     lines = [item for item in points.items() if any(item[1])]
-    for number, (name, method) in enumerate(lines):
+    for number, ((name, method), style) in enumerate(zip(lines, styles(), strict=False)):
         shift = 0.12 * (number - (len(lines) - 1) / 2)  # so that seeds of methods do not coincide
-        _draw_method(axes, name or "pruned", method, pruned, shift, _COLOURS[number % 6])
+        _draw_method(axes, name or "pruned", method, pruned, shift, style)
     axes.set_xticks(np.arange(len(pruned)), [f"{100 * sparsity:g} %" for sparsity in pruned])
     axes.set(xlabel="weights removed", ylabel="test accuracy in %")
-    axes.set_title(title, **_TITLE)
-    axes.grid(axis="y", color=_FAINT, lw=0.6)
+    axes.set_title(title, **TITLE)
+    axes.grid(axis="y", color=FAINT, lw=0.6)
     axes.margins(x=0.08)
     axes.legend(loc="lower left", frameon=False, fontsize=9)
     return figure
 
 
 def _draw_method(
-    axes: "Axes", name: str, method: Any, pruned: list[float], shift: float, colour: str
+    axes: "Axes", name: str, method: Any, pruned: list[float], shift: float, style: dict[str, str]
 ) -> None:
     sparsities = [sparsity for sparsity in pruned if sparsity in method]
     places = [pruned.index(sparsity) + shift for sparsity in sparsities]
     seeds = [100 * np.asarray(method[sparsity]) for sparsity in sparsities]
     for place, values in zip(places, seeds, strict=True):
-        axes.plot(np.full(len(values), place), values, "o", ms=5, alpha=0.5, mec="none", c=colour)
+        axes.plot(
+            np.full(len(values), place), values, "o", ms=5, alpha=0.5, mec="none", c=style["color"]
+        )
     means = [values.mean() for values in seeds]
-    axes.plot(places, means, "-", color=colour, label=f"{name}: mean, and each seed")
+    axes.plot(places, means, **style, label=f"{name}: mean, and each seed")
 
 
 def _layer(name: str, kernel: np.ndarray) -> Layer:
@@ -227,32 +218,26 @@ def _cells(row: Layer) -> tuple[str, ...]:
     )
 
 
-def _figure(width: float, height: float, mosaic: str) -> tuple["Figure", list["Axes"]]:
-    """Make a figure that no global state knows of."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-        return figure, list(figure.subplot_mosaic(mosaic).values())
-
-
 def _stack(seeds: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarray:
     return np.array([[row[name] for row in rows] for rows in seeds])
 
 
-def _draw_accuracy(axes: "Axes", seeds: Any, label: str, colour: str) -> None:
+def _draw_accuracy(axes: "Axes", seeds: Any, label: str, style: dict[str, str]) -> None:
     steps, accuracy = [row["step"] for row in seeds[0]], 100 * _stack(seeds, "test_accuracy")
     mean = accuracy.mean(0)
     if len(seeds) > 1:
-        axes.fill_between(steps, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.2, lw=0)
-    axes.plot(steps, mean, color=colour, lw=1.6, label=f"{label}: accuracy {mean[-1]:.1f} %")
+        axes.fill_between(
+            steps, accuracy.min(0), accuracy.max(0), color=style["color"], alpha=0.2, lw=0
+        )
+    axes.plot(steps, mean, **style, lw=1.6, label=f"{label}: accuracy {mean[-1]:.1f} %")
 
 
-def _draw_sparsity(axes: "Axes", steps: np.ndarray, sparsity: np.ndarray, colour: str) -> None:
-    axes.step(steps, 100 * sparsity, where="post", color=colour, lw=1.6)
+def _draw_sparsity(
+    axes: "Axes", steps: np.ndarray, sparsity: np.ndarray, style: dict[str, str]
+) -> None:
+    axes.step(steps, 100 * sparsity, where="post", **style, lw=1.6)
     axes.set(ylim=(0, 105), xlim=(0, steps[-1]))
-    axes.grid(axis="y", color=_FAINT, lw=0.6)
+    axes.grid(axis="y", color=FAINT, lw=0.6)
 
 
 def _finish_curves(accuracy: "Axes", sparsity: "Axes") -> None:
@@ -261,10 +246,10 @@ def _finish_curves(accuracy: "Axes", sparsity: "Axes") -> None:
     room = 0.1 * (lines.max() - low) + 0.1
     accuracy.set_ylim(low - room, lines.max() + room)
     accuracy.set(ylabel="%", xlim=sparsity.get_xlim())
-    accuracy.set_title("Test accuracy", **_TITLE)
-    accuracy.grid(axis="y", color=_FAINT, lw=0.6)
+    accuracy.set_title("Test accuracy", **TITLE)
+    accuracy.grid(axis="y", color=FAINT, lw=0.6)
     sparsity.set(ylabel="%", xlabel="step")
-    sparsity.set_title("Weights removed", **_TITLE)
+    sparsity.set_title("Weights removed", **TITLE)
     # For both panels, here where there is always room: below curves that climb.
     sparsity.legend(handles=accuracy.get_lines(), loc="lower right", frameon=False, fontsize=9)
 
@@ -272,14 +257,14 @@ def _finish_curves(accuracy: "Axes", sparsity: "Axes") -> None:
 def _draw_layers(axes: "Axes", rows: Sequence[Layer]) -> None:
     left = [100 * (1 - row.sparsity) for row in rows]
     places = np.arange(len(rows))
-    axes.barh(places, 100, color=_FAINT, height=0.55)
-    axes.barh(places, left, color=_COLOURS[0], height=0.55)
+    axes.barh(places, 100, color=FAINT, height=0.55)
+    axes.barh(places, left, color=HUES[0], height=0.55)
     for place, row in zip(places, rows, strict=True):
         text = f"{row.name.removesuffix('/kernel')}: {row.nonzeros:,} of {row.size:,}"
         axes.text(0, place - 0.34, text, fontsize=9, va="bottom")
     axes.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.75), yticks=[])
     axes.set_xlabel("%")
-    axes.set_title("Weights left in each layer", **_TITLE)
+    axes.set_title("Weights left in each layer", **TITLE)
     axes.spines["left"].set_visible(False)
 
 
@@ -287,4 +272,4 @@ def _draw_inputs(axes: "Axes", inputs: np.ndarray) -> None:
     image = axes.imshow(inputs, cmap="cividis", vmin=0)
     axes.figure.colorbar(image, cax=axes.inset_axes((1.06, 0, 0.06, 1)))
     axes.set(xticks=[], yticks=[], anchor="W")
-    axes.set_title("Weights left at each input", **_TITLE)
+    axes.set_title("Weights left at each input", **TITLE)

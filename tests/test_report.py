@@ -95,6 +95,17 @@ def test_a_tradeoff_shows_every_seed() -> None:
     ]
 
 
+def test_no_two_of_nine_methods_look_alike() -> None:
+    nine = [f"method {number}" for number in range(9)]
+    tradeoff = report.plot_tradeoff({name: {0.5: [0.9], 0.9: [0.8]} for name in nine})
+    run = report.plot_run(
+        dict.fromkeys(nine, curves(1)["dense"]), [report.Layer("a", (4, 2), 1, 1, 1)]
+    )
+    for figure, named in ((tradeoff, "mean"), (run, "accuracy")):
+        lines = [one for one in figure.axes[0].get_lines() if named in str(one.get_label())]
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 9
+
+
 def test_a_figure_can_be_written_without_a_display() -> None:
     stream = io.BytesIO()
     report.plot_tradeoff({"": {0.0: [0.98], 0.9: [0.97]}}).savefig(stream, format="png")
