@@ -23,6 +23,10 @@ __all__ = ["Layer", "layers", "plot_run", "plot_schedule", "plot_tradeoff", "tab
 Curves = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 
 
+_FEW = 4
+"""Methods whose legend has room inside the panel."""
+
+
 class Layer(NamedTuple):
     """What is left of one kernel.
 
@@ -172,14 +176,18 @@ def plot_tradeoff(
         axes.axhline(dense.mean(), color=GREY, lw=1.6, label="dense: mean, and range over seeds")
     lines = [item for item in points.items() if any(item[1])]
     for number, ((name, method), style) in enumerate(zip(lines, styles(), strict=False)):
-        shift = 0.12 * (number - (len(lines) - 1) / 2)  # so that seeds of methods do not coincide
+        # Side by side, so that seeds of methods do not coincide.
+        shift = min(0.12, 0.6 / len(lines)) * (number - (len(lines) - 1) / 2)
         _draw_method(axes, name or "pruned", method, pruned, shift, style)
     axes.set_xticks(np.arange(len(pruned)), [f"{100 * sparsity:g} %" for sparsity in pruned])
-    axes.set(xlabel="weights removed", ylabel="test accuracy in %")
+    axes.set(xlabel="removed", ylabel="test accuracy in %")
     axes.set_title(title, **TITLE)
     axes.grid(axis="y", color=FAINT, lw=0.6)
     axes.margins(x=0.08)
-    axes.legend(loc="lower left", frameon=False, fontsize=9)
+    if len(lines) <= _FEW:
+        axes.legend(loc="lower left", frameon=False, fontsize=9)
+    else:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
