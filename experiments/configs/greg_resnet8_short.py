@@ -6,8 +6,8 @@ Reduced in depth, images and epochs: 12,800 images, 200 steps an epoch. The filt
 first convolution go, as in `greg_resnet56`. The penalty grows to 1 within 100 steps and is held for
 another hundred, which shrinks a weight by some 15 nats; GReg-2 picks at 0.05.
 
-Expected: 52 % dense; with 90 % of the filters removed one-shot 41.3, tuned longer 44.0, GReg-1 41.9,
-GReg-2 42.2.
+Expected: 52 % dense; with 90 % of the filters removed one-shot 41.3, tuned longer 44.0, GReg-1
+41.9, GReg-2 42.2.
 """
 
 import dataclasses
