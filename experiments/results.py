@@ -59,11 +59,13 @@ def keep(directory: Path, result: Result, params: Any, shape: tuple[int, ...]) -
         params: the final ones.
         shape: of an image.
     """
-    last = writers.read_lines(directory / "metrics.jsonl")[-1]
+    rows = writers.read_lines(directory / "metrics.jsonl")
+    last, five = rows[-1], [row["test_accuracy"] for row in rows[-5:]]
     layers = report.layers(params)
     whole = {
         **result,
         **{name: last[name] for name in ("step", "train_loss", "test_loss", "test_accuracy")},
+        "last_five_test_accuracy": statistics.mean(five),
         "nonzeros": sum(layer.nonzeros for layer in layers),
         "weights": sum(layer.size for layer in layers),
         "empty_outputs": sum(layer.empty_outputs for layer in layers),
@@ -141,7 +143,8 @@ def _inputs(params: Any, shape: tuple[int, ...]) -> list[list[int]] | None:
 
 def _csv(trainings: list[Result]) -> str:
     fields = ["variant"] if any(row["variant"] for row in trainings) else []
-    fields += ["sparsity", "seed", "test_accuracy", "test_loss", "train_loss"]
+    fields += ["sparsity", "seed", "test_accuracy", "last_five_test_accuracy"]
+    fields += ["test_loss", "train_loss"]
     fields += ["weights", "nonzeros", "empty_outputs", "step", "resumed_from", "seconds"]
     # Figures of the config's own: numbers under names that only it knows.
     own = (name for row in trainings for name in row if isinstance(row[name], int | float))

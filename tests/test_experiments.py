@@ -130,6 +130,10 @@ def test_metrics_hold_a_row_an_epoch(finished: Path) -> None:
     rows = [json.loads(line) for line in metrics(finished).splitlines()]
     assert [row["step"] for row in rows] == [22, 44, 66]
     assert rows[-1]["sparsity"] == pytest.approx(0.9, abs=1e-3)
+    pruned = results_of(finished)["trainings"][1]
+    assert pruned["test_accuracy"] == rows[-1]["test_accuracy"]
+    mean = np.mean([row["test_accuracy"] for row in rows])  # three of five
+    assert pruned["last_five_test_accuracy"] == pytest.approx(mean)
 
 
 def test_the_same_command_again_trains_nothing(
