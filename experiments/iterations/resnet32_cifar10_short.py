@@ -1,0 +1,28 @@
+"""ResNet-32 on CIFAR-10, reduced to what a CPU core does in half an hour.
+
+python -m experiments.iterate resnet32_cifar10_short --data-dir DIR
+
+8,000 images, 400 steps before the loop and 280 in it, 1,000 images to decide by and 2,000 to test
+on. Has not been run: there is no figure to expect.
+"""
+
+import dataclasses
+
+from experiments.iteration import irrelevance, l2, none
+from experiments.iterations import resnet32_cifar10
+
+__all__ = ["config"]
+
+config = dataclasses.replace(
+    resnet32_cifar10.config,
+    methods={"L2": l2, "none": none, "irrelevance": irrelevance},
+    train_split="train[:8000]",
+    valid_split="train[45000:46000]",
+    test_split="test[:2000]",
+    dense_epochs=5,
+    every=20,
+    fraction=0.25,
+    rounds=14,
+    bound=0.38,
+    seeds=(0,),
+)
