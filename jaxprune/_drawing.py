@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ __all__ = [
     "HUES",
     "INK",
     "TITLE",
+    "Style",
     "curves",
     "cycle",
     "figure_of",
@@ -46,12 +47,19 @@ _STYLE: Any = {
 }
 
 
-def styles(*, control: bool = False) -> Iterator[dict[str, str]]:
+class Style(NamedTuple):
+    """How a line looks."""
+
+    color: str
+    dashes: str
+
+
+def styles(*, control: bool = False) -> Iterator[Style]:
     """Yield colours and line styles, none twice before eighteen; grey first, for a control."""
     if control:
-        yield {"color": GREY, "ls": "-"}
+        yield Style(GREY, "-")
     for dashes, hue in product(("-", "--", ":"), HUES):
-        yield {"color": hue, "ls": dashes}
+        yield Style(hue, dashes)
     yield from styles()
 
 

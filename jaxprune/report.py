@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxprune import _tree
-from jaxprune._drawing import FAINT, GREY, HUES, TITLE, figure_of, styles
+from jaxprune._drawing import FAINT, GREY, HUES, TITLE, Style, figure_of, styles
 from jaxprune._text import aligned
 from jaxprune._types import Params, Schedule, Where
 
@@ -192,17 +192,19 @@ def plot_tradeoff(
 
 
 def _draw_method(
-    axes: "Axes", name: str, method: Any, pruned: list[float], shift: float, style: dict[str, str]
+    axes: "Axes", name: str, method: Any, pruned: list[float], shift: float, style: Style
 ) -> None:
     sparsities = [sparsity for sparsity in pruned if sparsity in method]
     places = [pruned.index(sparsity) + shift for sparsity in sparsities]
     seeds = [100 * np.asarray(method[sparsity]) for sparsity in sparsities]
     for place, values in zip(places, seeds, strict=True):
         axes.plot(
-            np.full(len(values), place), values, "o", ms=5, alpha=0.5, mec="none", c=style["color"]
+            np.full(len(values), place), values, "o", ms=5, alpha=0.5, mec="none", c=style.color
         )
     means = [values.mean() for values in seeds]
-    axes.plot(places, means, **style, label=f"{name}: mean, and each seed")
+    axes.plot(
+        places, means, color=style.color, ls=style.dashes, label=f"{name}: mean, and each seed"
+    )
 
 
 def _layer(name: str, kernel: np.ndarray) -> Layer:
@@ -230,20 +232,25 @@ def _stack(seeds: Sequence[Sequence[Mapping[str, Any]]], name: str) -> np.ndarra
     return np.array([[row[name] for row in rows] for rows in seeds])
 
 
-def _draw_accuracy(axes: "Axes", seeds: Any, label: str, style: dict[str, str]) -> None:
+def _draw_accuracy(axes: "Axes", seeds: Any, label: str, style: Style) -> None:
     steps, accuracy = [row["step"] for row in seeds[0]], 100 * _stack(seeds, "test_accuracy")
     mean = accuracy.mean(0)
     if len(seeds) > 1:
         axes.fill_between(
-            steps, accuracy.min(0), accuracy.max(0), color=style["color"], alpha=0.2, lw=0
+            steps, accuracy.min(0), accuracy.max(0), color=style.color, alpha=0.2, lw=0
         )
-    axes.plot(steps, mean, **style, lw=1.6, label=f"{label}: accuracy {mean[-1]:.1f} %")
+    axes.plot(
+        steps,
+        mean,
+        color=style.color,
+        ls=style.dashes,
+        lw=1.6,
+        label=f"{label}: accuracy {mean[-1]:.1f} %",
+    )
 
 
-def _draw_sparsity(
-    axes: "Axes", steps: np.ndarray, sparsity: np.ndarray, style: dict[str, str]
-) -> None:
-    axes.step(steps, 100 * sparsity, where="post", **style, lw=1.6)
+def _draw_sparsity(axes: "Axes", steps: np.ndarray, sparsity: np.ndarray, style: Style) -> None:
+    axes.step(steps, 100 * sparsity, where="post", color=style.color, ls=style.dashes, lw=1.6)
     axes.set(ylim=(0, 105), xlim=(0, steps[-1]))
     axes.grid(axis="y", color=FAINT, lw=0.6)
 
