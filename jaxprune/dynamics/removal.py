@@ -13,7 +13,7 @@ import numpy as np
 from jaxprune._tree import named_leaves
 from jaxprune._types import Params
 from jaxprune.dynamics.nodes import dead
-from jaxprune.structure.fold import fold
+from jaxprune.structure.fold import Standing, fold
 from jaxprune.structure.plan import Plan
 from jaxprune.structure.products import products, summed
 from jaxprune.structure.rules.elementwise import known
@@ -131,10 +131,17 @@ def remove(plan: Plan, params: Params, *args: Any) -> Removal:
 def _folded(
     plan: Plan, now: Params, keep: Keep, units: dict[str, np.ndarray], args: Any
 ) -> tuple[Params, Keep, dict[str, np.ndarray]]:
-    """Fold units away; of what is refused, halve by halve, only what stands in the way stays."""
+    """Fold units away; only what stands in the way stays: by name, or found halve by halve."""
     without = {n: stays & ~units[n] if n in units else stays for n, stays in keep.items()}
     try:
         return fold(plan, now, without, *args), without, {}
+    except Standing as standing:
+        named = {n: flags & standing.units[n] for n, flags in units.items()}
+        if any(flags.any() for flags in named.values()):
+            rest = {n: flags & ~named[n] for n, flags in units.items()}
+            now, keep, left = _folded(plan, now, keep, rest, args)
+            return now, keep, {n: named[n] | _none(named[n], left.get(n)) for n in units}
+        halves = _halves(units)
     except ValueError:
         halves = _halves(units)
     if not halves:

@@ -16,7 +16,7 @@ from jaxprune.structure.rules.elementwise import known
 from jaxprune.structure.trace import Traced, walk
 from jaxprune.structure.units import masks
 
-__all__ = ["fold"]
+__all__ = ["Standing", "fold"]
 
 
 def fold(
@@ -73,7 +73,11 @@ def fold(
     kept = kept_indices(plan, keep)
     leaves = {name: np.asarray(leaf) for name, leaf in named_leaves(params)}
     traced = walk(plan.function, params, args, kwargs, held=_Held(leaves, kept))
-    offsets = _Folding(traced, leaves, _gone(traced, kept), borders).offsets()
+    folding = _Folding(traced, leaves, _gone(traced, kept), borders, [])
+    offsets = folding.offsets()
+    if folding.refused:
+        stand = np.concatenate([refusal.classes for refusal in folding.refused])
+        raise Standing(str(folding.refused[0]), _units(plan, traced, stand))
     moved = map_named(
         lambda name, leaf: leaf + jnp.asarray(offsets.get(name, 0), leaf.dtype), params
     )
@@ -85,6 +89,24 @@ def fold(
     if not borders:
         _compare(plan, params, folded, args, kwargs, max(tolerance, 16 * _coarsest(traced.tape)))
     return folded
+
+
+class Standing(ValueError):
+    """Units cannot be folded away: `units`, group name -> booleans, empty where it is not known."""
+
+    units: dict[str, np.ndarray]
+
+    def __init__(self, message: str, units: dict[str, np.ndarray]):
+        super().__init__(message)
+        self.units = units
+
+
+class _Refusal(ValueError):
+    """A product cannot take what classes send to it."""
+
+    def __init__(self, message: str, classes: np.ndarray):
+        super().__init__(message)
+        self.classes = classes
 
 
 class _Held(NamedTuple):
@@ -105,6 +127,7 @@ class _Folding(NamedTuple):
     leaves: dict[str, np.ndarray]
     gone: np.ndarray  # classes
     borders: bool
+    refused: list[_Refusal]
 
     def offsets(self) -> dict[str, np.ndarray]:
         """Return what each bias takes over."""
@@ -112,39 +135,58 @@ class _Folding(NamedTuple):
         solved = set()
         for tape, step in products(self.traced.tape):
             solved.add(self.traced.graph.where(step.eqn))
-            sent = self._sent(step)
-            if sent is None:
+            try:
+                name, sent = self._taken(tape, step)
+            except _Refusal as refusal:  # what else stands in the way is looked for as well
+                self.refused.append(refusal)
                 continue
-            name, sign = self._bias(tape, step, sent.shape)
-            found[name] = found.get(name, 0.0) + sign * sent
+            if name:
+                found[name] = found.get(name, 0.0) + sent
         graph = self.traced.graph
-        for ids, text, _ in graph.doubts:
+        for ids, text, _ in graph.doubts if not self.refused else ():
             if np.isin(graph.find(ids), self.gone).any() and text not in solved:
                 raise ValueError(f"A removed unit changes {text}; keep that unit.")
         return found
 
-    def _sent(self, step: Step) -> np.ndarray | None:
-        """Return what the removed slots add to the sum of a product, for each output channel."""
+    def _taken(self, tape: Tape, step: Step) -> tuple[str, Any]:
+        """Return the bias that takes over what is sent to a product, and how much; or no name."""
+        sent, classes = self._sent(step)
+        if sent is None:
+            return "", None
+        try:
+            name, sign = self._bias(tape, step, sent.shape)
+        except ValueError as error:
+            raise _Refusal(str(error), classes) from None
+        return name, sign * sent
+
+    def _sent(self, step: Step) -> tuple[np.ndarray | None, np.ndarray]:
+        """Return what the removed slots add to the sum of a product, and the slots' classes."""
         image, kernel = step.ins
         pairs = summed(step)
         touched = [(i, j) for i, j in pairs if self._removed(image.axes[i]).any()]
         here = self.traced.graph.where(step.eqn)
-        sent = None
+        sent, classes = None, np.zeros(0, np.int64)
         for i, j in touched:
             away = self._removed(image.axes[i])
             const = np.where(away, known(image, i), 0.0)
             const = np.where(away & (known(kernel, j) == 0), 0.0, const)
             if not const.any():
                 continue
+            roots = self.traced.graph.find(image.axes[i]["id"])
             if np.isnan(const).any():
-                raise ValueError(f"A removed unit is not dead: what it sends to {here} varies.")
+                raise _Refusal(
+                    f"A removed unit is not dead: what it sends to {here} varies.",
+                    roots[np.isnan(const)],
+                )
+            classes = roots[const != 0]
             if len(touched) > 1 or (_padded(step.eqn) and not self.borders):
-                raise ValueError(
+                raise _Refusal(
                     f"What a removed unit sends to {here} is no constant at the borders or along"
-                    " another removed axis; keep the unit, or allow `borders=True`."
+                    " another removed axis; keep the unit, or allow `borders=True`.",
+                    classes,
                 )
             sent = self._product(const, kernel, j, [b for _, b in pairs], here)
-        return sent
+        return sent, classes
 
     def _product(
         self, const: np.ndarray, kernel: Value, axis: int, summed: list[int], here: str
@@ -193,6 +235,17 @@ def _padded(eqn: Any) -> bool:
     return not (flat and math.prod(eqn.params["lhs_dilation"]) == 1) or (
         eqn.params["feature_group_count"] > 1
     )
+
+
+def _units(plan: Plan, traced: Traced, classes: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the units of each group that own any of the classes."""
+    found = {name: np.zeros(group.size, bool) for name, group in plan.groups.items()}
+    for name, group in plan.groups.items():
+        for member in group.members:
+            ids = traced.leaves[member.leaf].axes[member.axis]["id"]
+            hit = np.isin(traced.graph.find(ids), classes)
+            found[name] |= hit[member.indices].reshape(group.size, -1).any(1)
+    return found
 
 
 def _gone(traced: Traced, kept: Kept) -> np.ndarray:
