@@ -231,3 +231,16 @@ def test_an_orphan_moves_by_the_regulariser_alone(name):
         slack = RATE * PULL if name == "L1" else 0  # it oscillates around zero by one step
         tolerance = np.where(np.abs(expected) <= slack, slack + 1e-6, 1e-6)
         assert (np.abs(path - expected) <= tolerance).all()
+
+
+def test_nodes_that_have_to_stay_are_found_in_two_walks(monkeypatch):
+    net = Residual(padding="SAME")
+    params = net.init(jax.random.key(0), IMAGES)["params"]
+    plan = structure.plan(lambda p, x: net.apply({"params": p}, x), params, IMAGES)
+    dying = zeroed(params, ("stem", 3, [0, 1, 2, 3]), ("addend", 3, [0, 1, 2, 3]))
+    dying["stem"]["bias"] = dying["stem"]["bias"].at[:3].set(0.5)
+    walks = []
+    monkeypatch.setattr(removal, "fold", lambda *args: walks.append(args) or structure.fold(*args))
+    found = removal.remove(plan, dying, IMAGES)
+    assert found.refused == {"stem/kernel:3": 3} and found.gap < 1e-5
+    assert len(walks) == 2
