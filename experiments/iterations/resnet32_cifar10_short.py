@@ -8,14 +8,14 @@ on. Has not been run: there is no figure to expect.
 
 import dataclasses
 
-from experiments.iteration import irrelevance, l2, none
+from experiments.iteration import irrelevance, l2
 from experiments.iterations import resnet32_cifar10
 
 __all__ = ["config"]
 
 config = dataclasses.replace(
     resnet32_cifar10.config,
-    methods={"L2": l2, "none": none, "irrelevance": irrelevance},
+    methods={"L2": l2, "irrelevance": irrelevance},
     train_split="train[:8000]",
     valid_split="train[45000:46000]",
     test_split="test[:2000]",
