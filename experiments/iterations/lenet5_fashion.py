@@ -2,7 +2,8 @@
 
 python -m experiments.iterate lenet5_fashion --data-from DIR
 
-Has not been run: there is no figure to expect.
+The full budget has not been run. With `--dense-epochs 5 --every 150 --fraction 0.4 --rounds 9
+--seeds 0`: 4.6x (irrelevance) to 21.4x (L1) above 90.5 %; a minute and a half a method on a core.
 """
 
 from experiments.iteration import METHODS, Iteration, everything
