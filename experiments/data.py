@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import cells
+from experiments import cells, decoded
 
 __all__ = [
     "EMBEDDED",
@@ -146,13 +146,12 @@ def read(name: str, split: str, root: Path) -> Split:
         root: TFDS's data directory.
 
     Returns:
-        The split in memory.
+        The split in memory; it is decoded once, and kept beside the records.
     """
-    rows = examples(name, split, root)
-    if "instances" in rows[0]:
-        return Split(*cells.tiles(rows))
-    images = np.stack([row["image"] for row in rows])
-    return Split(images, np.array([row["label"] for row in rows], np.int32))
+    import tensorflow_datasets as tfds
+
+    directory = Path(tfds.builder(name, data_dir=root).data_dir)
+    return Split(**decoded.kept(directory, split, lambda: _decode(name, split, root)))
 
 
 def batches(
@@ -200,6 +199,14 @@ def root_of(data_dir: Path | None) -> Path:
     """
     named = data_dir or os.environ.get("JAXPRUNE_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
     return Path(named or "~/tensorflow_datasets").expanduser().absolute()
+
+
+def _decode(name: str, split: str, root: Path) -> dict[str, np.ndarray]:
+    rows = examples(name, split, root)
+    if "instances" in rows[0]:
+        return Split(*cells.tiles(rows))._asdict()
+    images = np.stack([row["image"] for row in rows])
+    return Split(images, np.array([row["label"] for row in rows], np.int32))._asdict()
 
 
 def _digits(splits: tuple[str, str]) -> Dataset:

@@ -33,9 +33,12 @@ def classification(config: "Iteration", place: Place) -> Bench:
     network = train.normalised(network, dataset.train.images)
     loss = train.classified(network, config.augment)
     per_epoch, mesh = len(dataset.train.labels) // config.batch, learner.mesh_of(1)
+    steps = learner.together(config.every, config.dense_epochs * per_epoch)
 
     def learns(optimizer: Callable[[Any], Any]) -> learner.Learner:
-        return learner.learner(network.init, loss, optimizer, mesh, per_epoch=per_epoch)
+        return learner.learner(
+            network.init, loss, optimizer, mesh, per_epoch=per_epoch, steps=steps
+        )
 
     def batches(seed: int, start: int) -> Iterator[tuple[Any, ...]]:
         return data.batches(dataset.train, config.batch, seed=seed, start=start)

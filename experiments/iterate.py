@@ -1,7 +1,8 @@
 """Compare what pulls, in one loop: `python -m experiments.iterate NAME [--field value ...]`.
 
 Every method and seed begins with the same dense model of that seed, sees the same batches, and is
-pruned by `procedures.prune_while_good`. The same command goes on with what was interrupted.
+pruned by `procedures.prune_while_good`. The same command goes on with what was interrupted;
+started more than once, it shares the trainings out.
 """
 
 import json
@@ -18,8 +19,9 @@ from tqdm import tqdm
 from experiments import command, comparison, iterations, writers
 from experiments.identity import identity
 from experiments.iteration import Iteration, half_cosine
-from experiments.learner import Learner, State
+from experiments.learner import Learner, State, stacked
 from experiments.place import Place, claim, refuse_another
+from experiments.sharing import held, shared
 from experiments.task import Bench
 from jaxprune import checkpoint, procedures, pruning
 
@@ -56,12 +58,20 @@ def run(name: str, config: Iteration, place: Place) -> dict[str, Any]:
     claim(out, mine, ["dense", "pruned"], overwrite=place.overwrite)
     print(f"{name}: {config.data}, {bench.sizes}", flush=True)
     learners = {method: _learner(config, bench, method) for method in [None, *config.methods]}
-    for seed in config.seeds:  # the outer loop, so that what is there can be compared
-        dense = _dense(config, bench, learners[None], seed, out)
-        for method in config.methods:
-            pruned = Pruning(config, bench, learners[method], method, seed)
-            _prune(pruned, dense, out / "pruned" / comparison.folder(method, seed))
-    return comparison.conclude(name, config, out, bench.metric)
+    models = out / "dense"
+    dense = {
+        seed: _dense(config, bench, learners[None], seed, models)
+        for seed in shared(config.seeds, lambda seed: models / str(seed))
+    }
+    prunings = [
+        Pruning(config, bench, learners[method], method, seed, out)
+        for seed in config.seeds  # the outer loop, so that what is there can be compared
+        for method in config.methods
+    ]
+    for pruned in shared(prunings, lambda pruned: pruned.directory):
+        _prune(pruned, dense[pruned.seed])
+    with held(out / "results"):
+        return comparison.conclude(name, config, out, bench.metric)
 
 
 class Pruning(NamedTuple):
@@ -72,6 +82,12 @@ class Pruning(NamedTuple):
     learner: Learner
     method: str
     seed: int
+    out: Path
+
+    @property
+    def directory(self) -> Path:
+        """Where it is kept."""
+        return self.out / "pruned" / comparison.folder(self.method, self.seed)
 
 
 def _learner(config: Iteration, bench: Bench, method: str | None) -> Learner:
@@ -100,16 +116,16 @@ def _whole(bench: Bench, config: Iteration) -> Any:
     )
 
 
-def _dense(config: Iteration, bench: Bench, learner: Learner, seed: int, out: Path) -> State:
+def _dense(config: Iteration, bench: Bench, learner: Learner, seed: int, models: Path) -> State:
     """Return the dense model of a seed, trained unless that was done before."""
-    place = out / "dense" / str(seed)
+    place = models / str(seed)
     steps = config.dense_epochs * bench.per_epoch
     found = checkpoint.restore(place, learner.init(jax.random.key(seed)))
     if found.step == steps:
         return found.state
     start, state = time.perf_counter(), learner.init(jax.random.key(seed))
-    batches = bench.batches(seed, 0)
-    for _ in tqdm(range(steps), desc=f"dense, seed {seed}", disable=None):
+    batches = stacked(bench.batches(seed, 0), learner.steps)
+    for _ in tqdm(range(0, steps, learner.steps), desc=f"dense, seed {seed}", disable=None):
         state = learner.step(state, *next(batches))
     checkpoint.save(place, steps, state, keep=1)
     reached = bench.metric.show(bench.evaluate(state)[bench.metric.name])
@@ -118,9 +134,9 @@ def _dense(config: Iteration, bench: Bench, learner: Learner, seed: int, out: Pa
     return state
 
 
-def _prune(run: Pruning, dense: State, place: Path) -> None:
+def _prune(run: Pruning, dense: State) -> None:
     """Run the loop for a method and a seed, unless that was done before."""
-    config, bench, metric = run.config, run.bench, run.bench.metric
+    config, bench, metric, place = run.config, run.bench, run.bench.metric, run.directory
     what = f"{run.method}, seed {run.seed}"
     if (place / "result.json").exists():
         print(f"{what}: was finished before")
@@ -158,8 +174,9 @@ def _advance(run: Pruning) -> Callable[[State], State]:
     """Train until the next evaluation, in an order that the dense training had not."""
 
     def advance(state: State) -> State:
-        batches = run.bench.batches(run.seed + 1000, int(state.step))
-        for _ in range(run.config.every):
+        together = run.learner.steps
+        batches = stacked(run.bench.batches(run.seed + 1000, int(state.step)), together)
+        for _ in range(0, run.config.every, together):
             state = run.learner.step(state, *next(batches))
         return state
 

@@ -1,6 +1,8 @@
 """The pure part of training any network: a state, a step. Nothing here touches the world."""
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +11,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["Learner", "Loss", "State", "counted", "learner", "mesh_of"]
+__all__ = ["Learner", "Loss", "State", "counted", "learner", "mesh_of", "stacked", "together"]
+
+_TOGETHER = 64
+"""Steps a call of an accelerator, at most; on a CPU convolutions in a loop are slow: one there."""
 
 Loss = Callable[..., tuple[jax.Array, Any]]
 """Params, statistics, PRNG key of the step, batch -> mean loss, and the statistics moved on."""
@@ -43,13 +48,57 @@ class Learner(NamedTuple):
     Attributes:
         init: PRNG key, and the params and statistics to begin with where they are not drawn ->
             state.
-        step: state (donated), arrays of a batch -> state.
+        step: state (donated), arrays of as many batches as steps are taken -> state.
         traces: how often each function was traced: once a shape of batches, whatever a run does.
+        steps: how many a call takes; if more than one, `stacked` makes of batches what it reads.
     """
 
     init: Callable[..., State]
     step: Callable[..., State]
     traces: dict[str, int]
+    steps: int = 1
+
+
+def together(*milestones: int) -> int:
+    """Return how many steps a call may take, so that none runs past a milestone.
+
+    The launch of a small step takes longer than the step itself on an accelerator.
+
+    Args:
+        milestones: every so many steps something is done in between.
+
+    Returns:
+        The largest number, up to 64, that divides them all; on a CPU 1.
+
+    Example:
+        >>> together(390, 500)
+        1
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    common = math.gcd(*milestones)
+    return max(steps for steps in range(1, _TOGETHER + 1) if common % steps == 0)
+
+
+def stacked(batches: Iterator[tuple[Any, ...]], steps: int) -> Iterator[tuple[Any, ...]]:
+    """Join batches to what a call of `Learner.step` reads.
+
+    Args:
+        batches: without an end, alike in their shapes if several are joined.
+        steps: of a call.
+
+    Returns:
+        The batches themselves for one step, else arrays with a new first axis of `steps`.
+
+    Example:
+        >>> first, *_ = stacked(iter([(np.zeros(3),), (np.ones(3),)]), 2)
+        >>> first[0].shape
+        (2, 3)
+    """
+    if steps == 1:
+        return batches
+    groups = iter(lambda: list(itertools.islice(batches, steps)), [])
+    return (tuple(map(np.stack, zip(*group, strict=True))) for group in groups)
 
 
 def mesh_of(devices: int) -> Mesh:
@@ -80,6 +129,7 @@ def learner(
     mesh: Mesh,
     *,
     per_epoch: int,
+    steps: int = 1,
 ) -> Learner:
     """Return the functions that minimise any loss data-parallel over a mesh.
 
@@ -89,17 +139,18 @@ def learner(
         optimizer: PRNG key -> transform; the key may reach its state only.
         mesh: of `mesh_of`; it divides the first axis of a batch's arrays.
         per_epoch: steps over which losses are summed up.
+        steps: of a call, as by `together`.
 
     Returns:
         The functions.
     """
     whole = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec("batch"))
+    split = NamedSharding(mesh, PartitionSpec(*((None,) if steps > 1 else ()), "batch"))
     update = optax.with_extra_args_support(optimizer(jax.random.key(0))).update
     traces: dict[str, int] = {}
-    step = jax.jit(
-        counted(_step(loss, update, per_epoch), traces), donate_argnums=0, out_shardings=whole
-    )
+    one = _step(loss, update, per_epoch)
+    whole_call = counted(one if steps == 1 else _scanned(one), traces)
+    step = jax.jit(whole_call, donate_argnums=0, out_shardings=whole)
 
     def advance(state: State, *batch: np.ndarray) -> State:
         state = step(state, *jax.device_put(batch, split))
@@ -108,7 +159,7 @@ def learner(
             jax.block_until_ready(state.step)
         return state
 
-    return Learner(jax.jit(_init(init, optimizer), out_shardings=whole), advance, traces)
+    return Learner(jax.jit(_init(init, optimizer), out_shardings=whole), advance, traces, steps)
 
 
 def counted(fn: Callable[..., Any], traces: dict[str, int]) -> Callable[..., Any]:
@@ -165,5 +216,12 @@ def _step(loss_of: Loss, update: Callable[..., Any], per_epoch: int) -> Callable
             loss=jnp.where(state.step % per_epoch == 0, 0, state.loss) + loss,
             broken_at=jnp.where(breaks, number, state.broken_at),
         )
+
+    return step
+
+
+def _scanned(one: Callable[..., State]) -> Callable[..., State]:
+    def step(state: State, *batches: jax.Array) -> State:
+        return jax.lax.scan(lambda state, batch: (one(state, *batch), None), state, batches)[0]
 
     return step

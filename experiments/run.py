@@ -2,6 +2,7 @@
 
 A run is a grid of trainings, one for each variant, sparsity and seed. The same command goes on with
 a run that was interrupted, from its last good checkpoint, to the very figures of an unbroken one.
+Started more than once, it shares the trainings out: small networks leave an accelerator idle.
 """
 
 import functools
@@ -20,8 +21,10 @@ from tqdm import tqdm
 from experiments import command, configs, data, grid, results, train, writers
 from experiments.config import Config, Finished
 from experiments.identity import identity
+from experiments.learner import stacked, together
 from experiments.models import Network
 from experiments.place import Place, claim, refuse_another
+from experiments.sharing import held, shared
 from jaxprune import checkpoint, report
 
 __all__ = ["main", "run"]
@@ -94,9 +97,10 @@ def run(name: str, config: Config, place: Place) -> dict[str, Any]:
     trainings = [bench(cell) for cell in cells]
     claim(out, mine, list(stages), overwrite=place.overwrite)
     print(results.headline(name, config, trainings[0].dataset))
-    for training in trainings:
+    for training in shared(trainings, lambda training: training.directory):
         _finish(training, bench)
-    return results.conclude(name, config, out)
+    with held(out / "results"):
+        return results.conclude(name, config, out)
 
 
 def _bench(place: Place, out: Path) -> Callable[[grid.Cell], Training]:
@@ -130,13 +134,15 @@ def _trainer(cell: grid.Cell, dataset: data.Dataset, steps: int) -> train.Traine
     mesh = train.mesh_of(config.devices)
     if config.batch % mesh.size:
         raise ValueError(f"`batch={config.batch}` must be a multiple of the {mesh.size} devices.")
+    per_epoch = steps // config.epochs
     return train.trainer(
         _network(config, dataset),
         functools.partial(_optimizer, config, steps, cell.sparsity),
         mesh,
-        per_epoch=steps // config.epochs,
+        per_epoch=per_epoch,
         augment=config.augment,
         target=config.target,
+        steps=together(per_epoch, min(config.checkpoint_every, steps)),
     )
 
 
@@ -190,8 +196,9 @@ def _initial(training: Training, bench: Callable[[grid.Cell], Training]) -> trai
     if earlier is None:
         return training.trainer.init(training.key)
     first = bench(earlier)
-    if not first.is_finished:
-        _finish(first, bench)
+    with held(first.directory):
+        if not first.is_finished:
+            _finish(first, bench)
     learned = checkpoint.restore(first.checkpoints, first.trainer.init(first.key))
     if learned.step != first.steps:
         raise ValueError(f"{first.directory} has lost its last checkpoint; delete that directory.")
@@ -209,15 +216,17 @@ def _finished(training: Training, state: train.State) -> Finished:
 def _train(training: Training, state: train.State, done: int) -> train.State:
     config, steps = training.config, training.steps
     per_epoch = steps // config.epochs
+    stride = training.trainer.steps
     batches = data.batches(
         training.dataset.train, config.batch, seed=training.cell.seed, start=done
     )
+    batches = stacked(batches, stride)
     bar = tqdm(total=steps, initial=done, desc=training.cell.label, unit="step", disable=None)
     saved = done
     with bar, writers.writer(training.directory, after=done) as write:
-        for number in range(done + 1, steps + 1):
+        for number in range(done + stride, steps + 1, stride):
             state = training.trainer.step(state, *next(batches))
-            bar.update()
+            bar.update(stride)
             if number % per_epoch == 0:
                 _check(training, state, saved)
                 row = _measure(training, state, per_epoch)

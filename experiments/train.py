@@ -46,15 +46,17 @@ class Trainer(NamedTuple):
 
     Attributes:
         init: as of `Learner`.
-        step: state (donated), uint8 images, int32 labels -> state.
+        step: as of `Learner`; a batch is uint8 images, int32 labels.
         evaluate: state, split -> evaluation.
         traces: how often each function was traced: once, whatever a run does.
+        steps: as of `Learner`.
     """
 
     init: Callable[..., State]
     step: Callable[..., State]
     evaluate: Callable[[State, Split], Evaluation]
     traces: dict[str, int]
+    steps: int = 1
 
 
 def normalised(network: Network, images: np.ndarray) -> Network:
@@ -89,6 +91,7 @@ def trainer(
     per_epoch: int,
     augment: Augment | None = None,
     target: Target = lambda labels: labels,
+    steps: int = 1,
 ) -> Trainer:
     """Return the functions that train a network data-parallel over a mesh.
 
@@ -99,14 +102,15 @@ def trainer(
         per_epoch: steps over which losses are summed up.
         augment: changes the examples of a step.
         target: makes classes of labels.
+        steps: of a call, as of `learner`.
 
     Returns:
         The trainer.
     """
     loss = classified(network, augment, target)
-    learned = learner(network.init, loss, optimizer, mesh, per_epoch=per_epoch)
+    learned = learner(network.init, loss, optimizer, mesh, per_epoch=per_epoch, steps=steps)
     evaluate = evaluator(network, mesh, target, learned.traces)
-    return Trainer(learned.init, learned.step, evaluate, learned.traces)
+    return Trainer(learned.init, learned.step, evaluate, learned.traces, steps)
 
 
 def classified(

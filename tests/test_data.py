@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from experiments import cells, data, prepare, recipes
+from experiments import cells, data, decoded, prepare, recipes
 
 
 def random_images(count: int, *shape: int) -> np.ndarray:
@@ -48,6 +48,23 @@ def test_what_was_prepared_is_read_back_exactly(mnist: dict, root: Path) -> None
     for split in ("train", "test"):
         wanted = as_set(mnist[f"{split}_images"], mnist[f"{split}_labels"])
         assert as_set(*getattr(loaded, split)) == wanted
+
+
+def test_a_split_is_decoded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = data.load("mnist", data_dir=root)
+    monkeypatch.setattr(data, "examples", lambda *args: pytest.fail("the records were read again"))
+    again = data.load("mnist", data_dir=root)
+    for split in ("train", "test"):
+        for mine, other in zip(getattr(first, split), getattr(again, split), strict=True):
+            np.testing.assert_array_equal(mine, other, strict=True)
+
+
+def test_a_damaged_file_of_decoded_arrays_is_made_anew(tmp_path: Path) -> None:
+    for _ in range(2):
+        kept = decoded.kept(tmp_path, "test", lambda: {"labels": np.arange(100)})
+        assert kept["labels"].tolist() == list(range(100))
+        (file,) = tmp_path.iterdir()
+        file.write_bytes(file.read_bytes()[:200])
 
 
 def test_tfds_itself_finds_it_under_its_own_name_and_version(root: Path) -> None:

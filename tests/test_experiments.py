@@ -1,8 +1,11 @@
 """What `python -m experiments.run` promises: resumed to the bit, refused in a sentence."""
 
+import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import json
+import math
 import multiprocessing
 import statistics
 import time
@@ -17,7 +20,19 @@ import optax
 import pytest
 from flax import nnx
 
-from experiments import cells, configs, data, examine, grid, models, place, run, train
+from experiments import (
+    cells,
+    configs,
+    data,
+    examine,
+    grid,
+    learner,
+    models,
+    place,
+    run,
+    sharing,
+    train,
+)
 from experiments.augment import crop_and_flip, turn_and_flip
 from experiments.config import Config, Finished, cosine_adam, keep_zeros
 from experiments.identity import identity
@@ -247,6 +262,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert metrics(tmp_path / "broken", "0-0") == ""
 
 
+def test_what_another_process_holds_is_left_for_the_end_and_awaited(tmp_path: Path) -> None:
+    seen: list[str] = []
+    with contextlib.ExitStack() as other:
+        assert other.enter_context(sharing.held(tmp_path / "a"))
+        for name in sharing.shared(["a", "b"], lambda name: tmp_path / name):
+            seen.append(name)
+            other.close()  # the other process has come to its end
+    assert seen == ["b", "a"]
+
+
+def test_a_run_that_is_started_twice_is_computed_once(tmp_path: Path) -> None:
+    out = tmp_path / "twice"
+    with concurrent.futures.ThreadPoolExecutor(2) as two:
+        list(two.map(lambda _: go(TINY, out), range(2)))
+    lines = metrics(out, "0-0").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [22, 44, 66]
+    assert len(results_of(out)["trainings"]) == 2
+
+
 # Refused in a sentence.
 
 
@@ -388,6 +422,27 @@ def test_each_function_is_traced_once(trained: Any) -> None:
     assert trained[1].traces == {"step": 1, "score": 1}
 
 
+def test_steps_taken_together_are_the_single_ones(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "together", math.gcd)  # as on an accelerator
+    go(dataclasses.replace(PRUNED, checkpoint_every=33), tmp_path / "together")
+    mine, single = (
+        [json.loads(line) for line in metrics(out).splitlines()]
+        for out in (tmp_path / "together", finished)
+    )
+    for row, other in zip(mine, single, strict=True):
+        assert row["sparsity_of"] == other["sparsity_of"] and row["step"] == other["step"]
+        assert row["test_loss"] == pytest.approx(other["test_loss"], rel=1e-4)
+
+
+def test_as_many_steps_are_taken_together_as_divide_all_milestones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert [learner.together(390, 500), learner.together(468), learner.together(67)] == [10, 52, 1]
+
+
 def test_the_loss_is_summed_up_since_the_epoch_began(trained: Any) -> None:
     network, trainer, digits, state = trained
     again = trainer.init(jax.random.key(0))
@@ -450,8 +505,8 @@ def staged_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_stage_before_is_trained_once_and_serves_all_variants(staged: Path) -> None:
-    assert [p.name for p in (staged / "base").iterdir()] == ["0-0"]
-    names = {p.name for p in (staged / "trainings").iterdir()}
+    assert [p.name for p in (staged / "base").iterdir() if p.is_dir()] == ["0-0"]
+    names = {p.name for p in (staged / "trainings").iterdir() if p.is_dir()}
     assert names == {"one-shot-0.5-0", "gradual-0.5-0"}
 
 
