@@ -3,15 +3,12 @@
 Run with `python -m benchmarks.convolutions`; docs/removal.md quotes it.
 """
 
-import statistics
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.bench_structure import TIMED
-from jaxprune import structure
+from jaxprune import counts, structure
 from jaxprune.allocation import within_leaf
 from tests.networks.layers import linen
 
@@ -26,23 +23,11 @@ def convolutions(jaxpr):
                 yield from convolutions(inner)
 
 
-def milliseconds(fn, *args, repeats=15):
-    """Return the median time of a call, compiled before."""
-    run = jax.jit(fn)
-    jax.block_until_ready(run(*args))
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run(*args))
-        taken.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(taken)
-
-
 def alone(equation):
     """Return the filters of a convolution and its time on ones of its shapes."""
     args = [jnp.ones(var.aval.shape, var.aval.dtype) for var in equation.invars]
-    ms = milliseconds(lambda *args: equation.primitive.bind(*args, **equation.params), *args)
-    return "x".join(map(str, args[1].shape)), ms
+    bare = lambda *args: equation.primitive.bind(*args, **equation.params)
+    return "x".join(map(str, args[1].shape)), 1e3 * counts.latency(bare, *args, repeats=15)
 
 
 def main():
@@ -57,7 +42,7 @@ def main():
         keep = structure.keep_top(plan, scores, gone, allocation=within_leaf())
         for one, tree in ((fn, params), structure.shrink(plan, params, keep)):
             found = [alone(e) for e in convolutions(jax.make_jaxpr(one)(tree, x).jaxpr)]
-            whole, sum_ = milliseconds(one, tree, x), sum(ms for _, ms in found)
+            whole, sum_ = 1e3 * counts.latency(one, tree, x, repeats=15), sum(ms for _, ms in found)
             print(f"{name}: {whole:.1f} ms, its convolutions alone {sum_:.1f} ms")
             print("  " + ", ".join(f"{shape} {ms:.1f}" for shape, ms in found))
 

@@ -133,23 +133,22 @@ def _folded(
 ) -> tuple[Params, Keep, dict[str, np.ndarray]]:
     """Fold units away; only what stands in the way stays: by name, or found halve by halve."""
     without = {n: stays & ~units[n] if n in units else stays for n, stays in keep.items()}
+    stand: dict[str, np.ndarray] = {}
     try:
         return fold(plan, now, without, *args), without, {}
     except Standing as standing:
-        named = {n: flags & standing.units[n] for n, flags in units.items()}
-        if any(flags.any() for flags in named.values()):
-            rest = {n: flags & ~named[n] for n, flags in units.items()}
-            now, keep, left = _folded(plan, now, keep, rest, args)
-            return now, keep, {n: named[n] | _none(named[n], left.get(n)) for n in units}
-        halves = _halves(units)
+        stand = standing.units
     except ValueError:
-        halves = _halves(units)
-    if not halves:
+        pass  # it is not known which
+    held = {n: flags & stand.get(n, False) for n, flags in units.items()}
+    named = any(flags.any() for flags in held.values())
+    parts = [{n: f & ~held[n] for n, f in units.items()}] if named else _halves(units)
+    if not parts:
         return now, keep, units
-    now, keep, first = _folded(plan, now, keep, halves[0], args)
-    now, keep, second = _folded(plan, now, keep, halves[1], args)
-    left = {n: _none(units[n], first.get(n)) | _none(units[n], second.get(n)) for n in units}
-    return now, keep, left
+    for part in parts:
+        now, keep, left = _folded(plan, now, keep, part, args)
+        held = {n: flags | _none(flags, left.get(n)) for n, flags in held.items()}
+    return now, keep, held
 
 
 def _none(like: np.ndarray, flags: np.ndarray | None) -> np.ndarray:
