@@ -57,9 +57,12 @@ def ratios(benchmarks: list[dict]) -> list[dict]:
 
 def machine() -> dict:
     """Return what the figures were taken on."""
+    import jax  # here, so that it holds no accelerator while the benchmarks run
+
     packages = ("jax", "jaxlib", "optax", "numpy")
     return {
-        "device": f"{platform.machine()}, {os.cpu_count()} cores",
+        "device": jax.devices()[0].device_kind,
+        "host": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
     }
