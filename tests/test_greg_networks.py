@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments import configs, greg
@@ -40,7 +41,7 @@ def counted() -> dict[str, tuple[Any, Rows]]:
 
 
 def zeros(shapes: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def layers_in(config: Config) -> tuple[tuple[str, Any], ...]:

@@ -299,15 +299,19 @@ print(*sys.modules)
 """
 
 
-@pytest.fixture(scope="module")
-def imported():
-    """Import the core in fresh processes: (least CPU seconds beyond jax and optax, modules)."""
+def import_core():
+    """Import the core in a fresh process: (CPU seconds beyond jax and optax, modules)."""
     core = [f"jaxprune.{name}" for name in MODULES if name and name not in EXTRAS]
     command = [sys.executable, "-c", IMPORT.format(core=core)]
-    runs = [subprocess.run(command, capture_output=True, text=True) for _ in range(3)]
-    assert [run.stderr for run in runs if run.returncode] == []
-    seconds = min(float(run.stdout.splitlines()[0]) for run in runs)
-    return seconds, set(runs[0].stdout.splitlines()[1].split())
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    seconds, names = run.stdout.splitlines()
+    return float(seconds), set(names.split())
+
+
+@pytest.fixture(scope="module")
+def imported():
+    return import_core()
 
 
 @pytest.mark.parametrize(
@@ -318,7 +322,8 @@ def test_importing_the_library_leaves_heavy_packages_alone(imported, heavy):
 
 
 def test_importing_the_library_takes_less_than_a_third_of_a_second(imported):
-    assert imported[0] <= 0.3
+    # The least of three: a busy machine is slow now and then, and the first is mostly good enough.
+    assert imported[0] <= 0.3 or min(import_core()[0] for _ in range(2)) <= 0.3
 
 
 def test_committed_files_name_no_machine_and_no_registry():

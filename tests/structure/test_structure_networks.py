@@ -1,5 +1,7 @@
 """Each network: every group halved at random; the smaller network is the masked one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,17 +55,27 @@ def shrinks_to_its_masked_self(fn, params, inputs):
     assert gap(plan, params, half_of_every_group(plan), *inputs) <= 1e-5
 
 
-def shrinks_with_its_gradient(fn, params, inputs, *, eager=False):
-    plan = structure.plan(fn, params, *inputs)
+def shrinks_with_its_gradient(fn, params, inputs):
+    of_plan_shrinks_with_its_gradient(structure.plan(fn, params, *inputs), params, inputs)
+
+
+def of_plan_shrinks_with_its_gradient(plan, params, inputs, *, eager=False):
     keep = half_of_every_group(plan)
     assert max(gaps(plan, params, keep, *inputs, eager=eager)) <= 1e-5
+
+
+@functools.cache
+def planned(name, build):
+    """Return (plan, params, inputs) of a network, traced once for all that is asked of it."""
+    inputs = INPUTS.get(name, (IMAGE,))
+    fn, params = build(NETS[name], *inputs)
+    return structure.plan(fn, params, *inputs), params, inputs
 
 
 @pytest.mark.parametrize("build", [linen, build_nnx])
 @pytest.mark.parametrize("name", NETS)
 def test_every_group_is_found_and_exact(name, build):
-    inputs = INPUTS.get(name, (IMAGE,))
-    plan = structure.plan(*build(NETS[name], *inputs), *inputs)
+    plan, *_ = planned(name, build)
     assert not plan.unknown
     assert len(plan.groups) == GROUPS[name]
     assert all(group.status == "exact" for group in plan.groups.values())
@@ -72,8 +84,7 @@ def test_every_group_is_found_and_exact(name, build):
 @pytest.mark.parametrize("build", [linen, build_nnx])
 @pytest.mark.parametrize("name", NETS)
 def test_a_network_shrinks_to_its_masked_self(name, build):
-    inputs = INPUTS.get(name, (IMAGE,))
-    shrinks_with_its_gradient(*build(NETS[name], *inputs), inputs, eager=name in REPEATED)
+    of_plan_shrinks_with_its_gradient(*planned(name, build), eager=name in REPEATED)
 
 
 @pytest.mark.parametrize("name", PLAIN)
