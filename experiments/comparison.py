@@ -285,5 +285,8 @@ def _csv(curves: list[Result], metric: Metric) -> str:
     columns = [*_CURVE, metric.name, f"test_{metric.name}"]
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(curves)
+    short = {float: "{:.6g}".format}
+    writer.writerows(
+        {name: short.get(type(value), str)(value) for name, value in row.items()} for row in curves
+    )
     return text.getvalue()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-_TICKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)  # compressions
+_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # compressions
 
 
 def draw(
@@ -60,7 +60,7 @@ def draw(
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.grid(color="0.9", lw=0.6)
-    axes.legend(frameon=False, fontsize=9, loc="lower left")
+    picture.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=6)
     return picture
 
 
