@@ -26,7 +26,10 @@ def convolutions(jaxpr):
 def alone(equation):
     """Return the filters of a convolution and its time on ones of its shapes."""
     args = [jnp.ones(var.aval.shape, var.aval.dtype) for var in equation.invars]
-    bare = lambda *args: equation.primitive.bind(*args, **equation.params)
+
+    def bare(*args):
+        return equation.primitive.bind(*args, **equation.params)
+
     return "x".join(map(str, args[1].shape)), 1e3 * counts.latency(bare, *args, repeats=15)
 
 

@@ -6,6 +6,7 @@ after as the pushing takes, or push by the full penalty at once, or train from s
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +18,6 @@ import optax
 from experiments.config import Config, Finished, keep_zeros
 from experiments.train import State
 from jaxprune import growing, masks
-from jaxprune._tree import map_named, named_leaves
 from jaxprune.granularity import Granularity, entries, filters
 from jaxprune.growing import PRESETS, Growth
 
@@ -200,16 +200,24 @@ def _aside(config: Config, steps: int) -> optax.GradientTransformation:
     return optax.identity()
 
 
+def _name(path: tuple[Any, ...]) -> str:
+    spelled = jax.tree_util.keystr(path, simple=True, separator="/")
+    return spelled.removesuffix("/value")  # of NNX's variables
+
+
 def _without(params: Any, kept: Any) -> Any:
     """Remove filters with all that is theirs: bias, and scale and shift of the norm behind."""
-    gone = {name: mask for name, mask in named_leaves(kept) if mask.ndim}
+    named = jax.tree_util.tree_leaves_with_path(kept)
+    gone = {_name(path): mask for path, mask in named if mask.ndim}
     own = {}
     for name, mask in gone.items():
         units = mask.all(axis=tuple(range(mask.ndim - 1)))
         place = name.removesuffix("kernel")
         norm = place.replace("conv", "norm")
         own |= {name: mask, f"{place}bias": units, f"{norm}bias": units, f"{norm}scale": units}
-    whole = map_named(lambda name, leaf: own.get(name, jnp.array(True)), params)
+    whole = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: own.get(_name(path), jnp.array(True)), params
+    )
     return masks.apply(params, whole)
 
 
@@ -238,6 +246,11 @@ def _pushed(
     descent: Callable[..., optax.GradientTransformation] = momentum,
 ) -> optax.GradientTransformation:
     del key
+    if steps < growth.steps and math.isinf(growth.ratio_limit):
+        raise ValueError(
+            f"The penalty ends after {growth.steps} steps, and the pushing has {steps}; give it"
+            " more epochs, or a schedule that ends earlier."
+        )
     return optax.chain(_penalty(layers, sparsity, growth, units), descent(config, steps))
 
 

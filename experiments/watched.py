@@ -15,7 +15,6 @@ from experiments import examine
 from experiments.config import Config, Finished, gradually
 from experiments.models import Network
 from jaxprune import counts, penalties, report, schedules, structure
-from jaxprune._types import Schedule
 from jaxprune.dynamics import Recording, pictures, record_dynamics, recordings, removal
 from jaxprune.stochastic import Window, calibrated, zero_stochastically
 
@@ -48,7 +47,7 @@ def heavy_ball(config: Config, steps: int) -> optax.GradientTransformation:
     return optax.sgd(rate, momentum=0.9)
 
 
-def until(penalty: Callable[[Schedule], Any], strength: float, step: int) -> Any:
+def until(penalty: Callable[[optax.Schedule], Any], strength: float, step: int) -> Any:
     """Return a penalty that ends, so that what is left is fine-tuned without it.
 
     Args:

@@ -58,6 +58,13 @@ def test_a_penalty_that_has_not_ended_is_not_removed(params: Any) -> None:
         greg._removed(config, 0.5, jax.random.key(0), pushed(params, QUICK, 2))
 
 
+def test_a_pushing_that_is_too_short_is_refused_before_it_begins(params: Any) -> None:
+    with pytest.raises(ValueError, match="ends after 4 steps, and the pushing has 3; give it more"):
+        greg._pushed(config, 3, 0.5, jax.random.key(0), layers=LAYERS, growth=QUICK)
+    endless = QUICK._replace(ceiling=1e6, ratio_limit=10.0)  # a ratio ends it
+    greg._pushed(config, 3, 0.5, jax.random.key(0), layers=LAYERS, growth=endless)
+
+
 def test_every_method_begins_where_it_should() -> None:
     cells = {(cell.variant, cell.sparsity, cell.seed): cell for cell in grid.cells(config)}
     earlier = {key: grid.before(cell) for key, cell in cells.items()}

@@ -29,7 +29,7 @@ _BASE = Config(
 config = comparison(
     _BASE,
     (("conv_2/kernel", None), ("hidden_*/kernel", None)),
-    pushing={"epochs": 10, "learning_rate": 0.01, "optimizer": momentum},
+    pushing={"epochs": 12, "learning_rate": 0.01, "optimizer": momentum},
     tuning={
         "epochs": 10,
         "learning_rate": 0.01,

@@ -67,6 +67,11 @@ class Growth(NamedTuple):
         rest = (self.ceiling - before * rise) / self.increment
         return before, max(0, math.floor(rest + 1e-6)) + 1
 
+    @property
+    def steps(self) -> int:
+        """Optimizer steps until removal is due, unless a ratio ends the growth sooner."""
+        return self.every * (sum(self.updates) - 1) + self.hold + 1
+
 
 class GrowthOfLayer(NamedTuple):
     """Where each layer stands; every field has shape (layers,), or () once it is read by name.
