@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -130,14 +131,21 @@ def test_paired_differences_have_students_interval():
     assert math.isnan(comparison.paired([1.0], [0.0])[1])
 
 
+@functools.cache
+def params_of(model, *arguments):
+    """Return the shapes of a network's params, which configs of one network share."""
+    drawn = jax.eval_shape(model(*arguments).init, jax.random.key(0))
+    return drawn[0] if arguments[1:] else drawn  # images come with batch statistics
+
+
 @pytest.mark.parametrize("name", iterations.names())
 def test_every_method_of_a_comparison_makes_an_optimizer(name):
     config = iterations.find(name)
     if config.task is classification:
-        network = config.model((32, 32, 3) if config.data == "cifar10" else (28, 28, 1), 10)
-        params, _ = jax.eval_shape(network.init, jax.random.key(0))
+        side = (32, 32, 3) if config.data == "cifar10" else (28, 28, 1)
+        params = params_of(config.model, side, 10)
     else:
-        params = jax.eval_shape(config.model(500).init, jax.random.key(0))
+        params = params_of(config.model, 500)
     for method in config.methods.values():
         jax.eval_shape(method(config, 10, iterate.optax.adam(1e-3)).init, params)
 
