@@ -1,5 +1,6 @@
 """The task of telling what an image shows, judged by the fraction of right answers."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ def classification(config: "Iteration", place: Place) -> Bench:
     network = train.normalised(network, dataset.train.images)
     loss = train.classified(network, config.augment)
     per_epoch, mesh = len(dataset.train.labels) // config.batch, learner.mesh_of(1)
-    steps = learner.together(config.every, config.dense_epochs * per_epoch)
+    size = config.batch * math.prod(dataset.train.images.shape[1:])
+    steps = learner.together(size, config.every, config.dense_epochs * per_epoch)
 
     def learns(optimizer: Callable[[Any], Any]) -> learner.Learner:
         return learner.learner(

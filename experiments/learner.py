@@ -14,7 +14,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 __all__ = ["Learner", "Loss", "State", "counted", "learner", "mesh_of", "stacked", "together"]
 
 _TOGETHER = 64
-"""Steps a call of an accelerator, at most; on a CPU convolutions in a loop are slow: one there."""
+"""Steps a call of an accelerator, at most."""
+
+_BYTES = 2**28
+"""Of the batches of a call, about."""
 
 Loss = Callable[..., tuple[jax.Array, Any]]
 """Params, statistics, PRNG key of the step, batch -> mean loss, and the statistics moved on."""
@@ -59,25 +62,28 @@ class Learner(NamedTuple):
     steps: int = 1
 
 
-def together(*milestones: int) -> int:
+def together(size: int, *milestones: int) -> int:
     """Return how many steps a call may take, so that none runs past a milestone.
 
-    The launch of a small step takes longer than the step itself on an accelerator.
+    The launch of a small step takes longer than the step itself on an accelerator. On a CPU a step
+    goes alone: convolutions are slow in a loop there.
 
     Args:
+        size: of a batch, in bytes.
         milestones: every so many steps something is done in between.
 
     Returns:
-        The largest number, up to 64, that divides them all; on a CPU 1.
+        The largest number, up to 64 and to some 256 MiB of batches, that divides all milestones; on
+        a CPU 1.
 
     Example:
-        >>> together(390, 500)
+        >>> together(100_352, 390, 500)
         1
     """
     if jax.default_backend() == "cpu":
         return 1
-    common = math.gcd(*milestones)
-    return max(steps for steps in range(1, _TOGETHER + 1) if common % steps == 0)
+    common, most = math.gcd(*milestones), min(_TOGETHER, max(1, _BYTES // size))
+    return max(steps for steps in range(1, most + 1) if common % steps == 0)
 
 
 def stacked(batches: Iterator[tuple[Any, ...]], steps: int) -> Iterator[tuple[Any, ...]]:

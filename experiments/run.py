@@ -6,6 +6,7 @@ Started more than once, it shares the trainings out: small networks leave an acc
 """
 
 import functools
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -135,6 +136,7 @@ def _trainer(cell: grid.Cell, dataset: data.Dataset, steps: int) -> train.Traine
     if config.batch % mesh.size:
         raise ValueError(f"`batch={config.batch}` must be a multiple of the {mesh.size} devices.")
     per_epoch = steps // config.epochs
+    size = config.batch * math.prod(dataset.train.images.shape[1:])
     return train.trainer(
         _network(config, dataset),
         functools.partial(_optimizer, config, steps, cell.sparsity),
@@ -142,7 +144,7 @@ def _trainer(cell: grid.Cell, dataset: data.Dataset, steps: int) -> train.Traine
         per_epoch=per_epoch,
         augment=config.augment,
         target=config.target,
-        steps=together(per_epoch, min(config.checkpoint_every, steps)),
+        steps=together(size, per_epoch, min(config.checkpoint_every, steps)),
     )
 
 

@@ -425,7 +425,7 @@ def test_each_function_is_traced_once(trained: Any) -> None:
 def test_steps_taken_together_are_the_single_ones(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "together", math.gcd)  # as on an accelerator
+    monkeypatch.setattr(run, "together", lambda size, *steps: math.gcd(*steps))  # no CPU does so
     go(dataclasses.replace(PRUNED, checkpoint_every=33), tmp_path / "together")
     mine, single = (
         [json.loads(line) for line in metrics(out).splitlines()]
@@ -440,7 +440,9 @@ def test_as_many_steps_are_taken_together_as_divide_all_milestones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert [learner.together(390, 500), learner.together(468), learner.together(67)] == [10, 52, 1]
+    found = [learner.together(10**5, *steps) for steps in [(390, 500), (468,), (67,)]]
+    assert found == [10, 52, 1]
+    assert learner.together(10**8, 468) == 2  # of so large batches few fit
 
 
 def test_the_loss_is_summed_up_since_the_epoch_began(trained: Any) -> None:
