@@ -285,8 +285,7 @@ def _csv(curves: list[Result], metric: Metric) -> str:
     columns = [*_CURVE, metric.name, f"test_{metric.name}"]
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    short = {float: "{:.6g}".format}
-    writer.writerows(
-        {name: short.get(type(value), str)(value) for name, value in row.items()} for row in curves
-    )
+    for row in curves:
+        shown = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()}
+        writer.writerow(shown)
     return text.getvalue()

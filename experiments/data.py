@@ -6,6 +6,7 @@ commands help. Another data set never takes its place.
 
 import importlib.util
 import itertools
+import math
 import os
 import socket
 import urllib.parse
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import cells, decoded
+from experiments.sharing import held
 
 __all__ = [
     "EMBEDDED",
@@ -26,6 +28,7 @@ __all__ = [
     "examples",
     "load",
     "make_ready",
+    "nbytes",
     "read",
     "root_of",
 ]
@@ -116,7 +119,9 @@ def make_ready(name: str, data_dir: Path | None, data_from: Path | None) -> Path
     """
     root = root_of(data_dir)
     if not _is_prepared(name, root):
-        _prepare(name, root, data_from)
+        with held(root / name):
+            if not _is_prepared(name, root):  # by another process meanwhile
+                _prepare(name, root, data_from)
     return root
 
 
@@ -186,6 +191,24 @@ def batches(
             chosen = order[number * size : (number + 1) * size]
             yield split.images[chosen], split.labels[chosen]
         batch = 0
+
+
+def nbytes(split: Split, size: int) -> int:
+    """Return how many bytes a batch has.
+
+    Args:
+        split: what it is drawn from; its images may lie on the disk.
+        size: examples in the batch.
+
+    Returns:
+        Bytes, of images and labels.
+
+    Example:
+        >>> nbytes(load("digits").train, 10)
+        680
+    """
+    of_image, of_label = math.prod(split.images.shape[1:]), 4 * math.prod(split.labels.shape[1:])
+    return size * (of_image + of_label)
 
 
 def root_of(data_dir: Path | None) -> Path:

@@ -17,6 +17,9 @@ __all__ = ["kept"]
 
 Arrays = dict[str, np.ndarray]
 
+_FORM = 1
+"""Of the arrays: what changes how records are decoded, tiles for one, raises it."""
+
 
 def kept(directory: Path, split: str, decode: Callable[[], Arrays]) -> Arrays:
     """Return the arrays of a split, decoded unless that was done before.
@@ -39,13 +42,17 @@ def kept(directory: Path, split: str, decode: Callable[[], Arrays]) -> Arrays:
         >>> kept(place, "train[:2]", lambda: 1 / 0)["labels"]
         array([0, 1])
     """
-    file = directory / f"decoded-{urllib.parse.quote(split, safe='')}.npz"
-    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile), np.load(file) as there:
+    file = directory / f"decoded-{_FORM}-{urllib.parse.quote(split, safe='')}.npz"
+    damaged = (EOFError, ValueError, zipfile.BadZipFile)
+    with contextlib.suppress(OSError, *damaged), np.load(file) as there:
         return dict(there)
     arrays = decode()
     # Of this process alone: others may do the same at this time.
     temporary = file.with_name(f"{file.stem}-{os.getpid()}.tmp.npz")
     with contextlib.suppress(OSError):
-        np.savez(temporary, **arrays)
-        os.replace(temporary, file)
+        try:
+            np.savez(temporary, allow_pickle=False, **arrays)
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
     return arrays

@@ -1,6 +1,5 @@
 """The task of telling what an image shows, judged by the fraction of right answers."""
 
-import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,7 @@ def classification(config: "Iteration", place: Place) -> Bench:
     network = train.normalised(network, dataset.train.images)
     loss = train.classified(network, config.augment)
     per_epoch, mesh = len(dataset.train.labels) // config.batch, learner.mesh_of(1)
-    size = config.batch * math.prod(dataset.train.images.shape[1:])
+    size = data.nbytes(dataset.train, config.batch)
     steps = learner.together(size, config.every, config.dense_epochs * per_epoch)
 
     def learns(optimizer: Callable[[Any], Any]) -> learner.Learner:

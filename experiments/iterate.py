@@ -19,8 +19,8 @@ from tqdm import tqdm
 from experiments import command, comparison, iterations, writers
 from experiments.identity import identity
 from experiments.iteration import Iteration, half_cosine
-from experiments.learner import Learner, State, stacked
-from experiments.place import Place, claim, refuse_another
+from experiments.learner import Learner, State
+from experiments.place import Place, claimed, refuse_another
 from experiments.sharing import held, shared
 from experiments.task import Bench
 from jaxprune import checkpoint, procedures, pruning
@@ -55,23 +55,18 @@ def run(name: str, config: Iteration, place: Place) -> dict[str, Any]:
     mine = {"name": name, **identity(config)}  # pyright: ignore[reportArgumentType] # any dataclass
     refuse_another(out, mine, overwrite=place.overwrite)
     bench = config.task(config, place)
-    claim(out, mine, ["dense", "pruned"], overwrite=place.overwrite)
-    print(f"{name}: {config.data}, {bench.sizes}", flush=True)
     learners = {method: _learner(config, bench, method) for method in [None, *config.methods]}
-    models = out / "dense"
-    dense = {
-        seed: _dense(config, bench, learners[None], seed, models)
-        for seed in shared(config.seeds, lambda seed: models / str(seed))
-    }
     prunings = [
         Pruning(config, bench, learners[method], method, seed, out)
         for seed in config.seeds  # the outer loop, so that what is there can be compared
         for method in config.methods
     ]
-    for pruned in shared(prunings, lambda pruned: pruned.directory):
-        _prune(pruned, dense[pruned.seed])
-    with held(out / "results"):
-        return comparison.conclude(name, config, out, bench.metric)
+    with claimed(out, mine, ["dense", "pruned"], overwrite=place.overwrite):
+        print(f"{name}: {config.data}, {bench.sizes}", flush=True)
+        for pruned in shared(prunings, lambda pruned: pruned.directory):
+            _prune(pruned, learners[None])
+        with held(out / "results"):
+            return comparison.conclude(name, config, out, bench.metric)
 
 
 class Pruning(NamedTuple):
@@ -116,31 +111,33 @@ def _whole(bench: Bench, config: Iteration) -> Any:
     )
 
 
-def _dense(config: Iteration, bench: Bench, learner: Learner, seed: int, models: Path) -> State:
+def _dense(run: Pruning, learner: Learner) -> State:
     """Return the dense model of a seed, trained unless that was done before."""
-    place = models / str(seed)
-    steps = config.dense_epochs * bench.per_epoch
-    found = checkpoint.restore(place, learner.init(jax.random.key(seed)))
-    if found.step == steps:
-        return found.state
-    start, state = time.perf_counter(), learner.init(jax.random.key(seed))
-    batches = stacked(bench.batches(seed, 0), learner.steps)
-    for _ in tqdm(range(0, steps, learner.steps), desc=f"dense, seed {seed}", disable=None):
-        state = learner.step(state, *next(batches))
-    checkpoint.save(place, steps, state, keep=1)
+    place, bench, seed = run.out / "dense" / str(run.seed), run.bench, run.seed
+    with held(place):
+        steps = run.config.dense_epochs * bench.per_epoch
+        found = checkpoint.restore(place, learner.init(jax.random.key(seed)))
+        if found.step == steps:
+            return found.state
+        start, state = time.perf_counter(), learner.init(jax.random.key(seed))
+        batches = bench.batches(seed, 0)
+        for _ in tqdm(range(0, steps, learner.steps), desc=f"dense, seed {seed}", disable=None):
+            state = learner.advance(state, batches)
+        checkpoint.save(place, steps, state, keep=1)
     reached = bench.metric.show(bench.evaluate(state)[bench.metric.name])
     seconds = time.perf_counter() - start
     print(f"dense, seed {seed}: {reached} in {seconds:.0f} s", flush=True)
     return state
 
 
-def _prune(run: Pruning, dense: State) -> None:
+def _prune(run: Pruning, of_dense: Learner) -> None:
     """Run the loop for a method and a seed, unless that was done before."""
     config, bench, metric, place = run.config, run.bench, run.bench.metric, run.directory
     what = f"{run.method}, seed {run.seed}"
     if (place / "result.json").exists():
         print(f"{what}: was finished before")
         return
+    dense = _dense(run, of_dense)
     begin = jax.tree.map(jnp.copy, (dense.params, dense.stats))  # a step donates its state
     bar = tqdm(total=config.rounds, desc=what, disable=None)
 
@@ -174,10 +171,9 @@ def _advance(run: Pruning) -> Callable[[State], State]:
     """Train until the next evaluation, in an order that the dense training had not."""
 
     def advance(state: State) -> State:
-        together = run.learner.steps
-        batches = stacked(run.bench.batches(run.seed + 1000, int(state.step)), together)
-        for _ in range(0, run.config.every, together):
-            state = run.learner.step(state, *next(batches))
+        batches = run.bench.batches(run.seed + 1000, int(state.step))
+        for _ in range(0, run.config.every, run.learner.steps):
+            state = run.learner.advance(state, batches)
         return state
 
     return advance

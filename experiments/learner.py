@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["Learner", "Loss", "State", "counted", "learner", "mesh_of", "stacked", "together"]
+__all__ = ["Batches", "Learner", "Loss", "State", "counted", "learner", "mesh_of", "together"]
 
 _TOGETHER = 64
 """Steps a call of an accelerator, at most."""
@@ -21,6 +21,10 @@ _BYTES = 2**28
 
 Loss = Callable[..., tuple[jax.Array, Any]]
 """Params, statistics, PRNG key of the step, batch -> mean loss, and the statistics moved on."""
+
+
+Batches = Iterator[tuple[Any, ...]]
+"""Arrays of one batch after another, without an end."""
 
 
 class State(NamedTuple):
@@ -51,13 +55,13 @@ class Learner(NamedTuple):
     Attributes:
         init: PRNG key, and the params and statistics to begin with where they are not drawn ->
             state.
-        step: state (donated), arrays of as many batches as steps are taken -> state.
+        advance: state (donated), batches -> state `steps` later; a batch a step is taken.
         traces: how often each function was traced: once a shape of batches, whatever a run does.
-        steps: how many a call takes; if more than one, `stacked` makes of batches what it reads.
+        steps: how many a call takes; of several, the batches must be alike in their shapes.
     """
 
     init: Callable[..., State]
-    step: Callable[..., State]
+    advance: Callable[[State, Batches], State]
     traces: dict[str, int]
     steps: int = 1
 
@@ -84,27 +88,6 @@ def together(size: int, *milestones: int) -> int:
         return 1
     common, most = math.gcd(*milestones), min(_TOGETHER, max(1, _BYTES // size))
     return max(steps for steps in range(1, most + 1) if common % steps == 0)
-
-
-def stacked(batches: Iterator[tuple[Any, ...]], steps: int) -> Iterator[tuple[Any, ...]]:
-    """Join batches to what a call of `Learner.step` reads.
-
-    Args:
-        batches: without an end, alike in their shapes if several are joined.
-        steps: of a call.
-
-    Returns:
-        The batches themselves for one step, else arrays with a new first axis of `steps`.
-
-    Example:
-        >>> first, *_ = stacked(iter([(np.zeros(3),), (np.ones(3),)]), 2)
-        >>> first[0].shape
-        (2, 3)
-    """
-    if steps == 1:
-        return batches
-    groups = iter(lambda: list(itertools.islice(batches, steps)), [])
-    return (tuple(map(np.stack, zip(*group, strict=True))) for group in groups)
 
 
 def mesh_of(devices: int) -> Mesh:
@@ -158,7 +141,9 @@ def learner(
     whole_call = counted(one if steps == 1 else _scanned(one), traces)
     step = jax.jit(whole_call, donate_argnums=0, out_shardings=whole)
 
-    def advance(state: State, *batch: np.ndarray) -> State:
+    def advance(state: State, batches: Batches) -> State:
+        taken = list(itertools.islice(batches, steps))
+        batch = taken[0] if steps == 1 else tuple(map(np.stack, zip(*taken, strict=True)))
         state = step(state, *jax.device_put(batch, split))
         if mesh.size > 1 and jax.default_backend() == "cpu":
             # Two steps under way would wait for each other's all-reduce in the one thread pool.

@@ -1,14 +1,17 @@
 """Where a run reads and writes, and the refusal to write over another one."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from experiments import writers
+from experiments.sharing import held
 
-__all__ = ["Place", "claim", "refuse_another"]
+__all__ = ["Place", "claimed", "refuse_another"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,27 +40,52 @@ def refuse_another(out: Path, mine: dict[str, Any], *, overwrite: bool) -> None:
         ValueError: naming the first field that differs, or saying that the files are no run.
     """
     note = out / "run.json"
-    held = json.loads(note.read_text()) if note.exists() else None
-    if held is None and out.exists() and any(out.iterdir()):
+    known = json.loads(note.read_text()) if note.exists() else None
+    if known is None and out.exists() and any(path.suffix != ".lock" for path in out.iterdir()):
         raise ValueError(f"{out} holds files that are no run; name another directory by `--out`.")
-    if held is not None and held != mine and not overwrite:
-        field = next(key for key in {**held, **mine} if held.get(key) != mine.get(key))
+    if known is not None and known != mine and not overwrite:
+        field = next(key for key in {**known, **mine} if known.get(key) != mine.get(key))
         raise ValueError(
-            f"{out} holds another run: `{field}` is {held.get(field)} there and {mine.get(field)}"
+            f"{out} holds another run: `{field}` is {known.get(field)} there and {mine.get(field)}"
             " here. Name another directory by `--out`, or delete that run by `--overwrite`."
         )
 
 
-def claim(out: Path, mine: dict[str, Any], stages: list[str], *, overwrite: bool) -> None:
-    """Make the directory this run's; with `overwrite`, delete the trainings that are in it.
+@contextlib.contextmanager
+def claimed(
+    out: Path, mine: dict[str, Any], stages: list[str], *, overwrite: bool
+) -> Iterator[None]:
+    """Make the directory this run's while it is computed, by this process and others of the run.
 
     Args:
         out: the run's directory, made where it is missing.
         mine: the run as JSON.
         stages: the directories of trainings in it.
-        overwrite: delete them.
+        overwrite: delete them first.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: if it holds anything else, or what is to be deleted is being computed.
     """
-    for stage in stages if overwrite else []:
-        shutil.rmtree(out / stage, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
-    writers.replace_text(out / "run.json", json.dumps(mine, indent=1))
+    with contextlib.ExitStack() as computing:
+        with held(out / "run.json"):
+            refuse_another(out, mine, overwrite=overwrite)
+            if overwrite:
+                _clear(out, stages)
+            if overwrite or not (out / "run.json").exists():
+                writers.replace_text(out / "run.json", json.dumps(mine, indent=1))
+            computing.enter_context(held(out / "run", alone=False))
+        yield
+
+
+def _clear(out: Path, stages: list[str]) -> None:
+    with held(out / "run", wait=False) as idle:
+        if not idle:
+            raise ValueError(
+                f"Another process computes the run in {out}: stop it before `--overwrite`, or leave"
+                " that flag out to share the work."
+            )
+        for stage in stages:
+            shutil.rmtree(out / stage, ignore_errors=True)

@@ -6,7 +6,6 @@ Started more than once, it shares the trainings out: small networks leave an acc
 """
 
 import functools
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -22,9 +21,9 @@ from tqdm import tqdm
 from experiments import command, configs, data, grid, results, train, writers
 from experiments.config import Config, Finished
 from experiments.identity import identity
-from experiments.learner import stacked, together
+from experiments.learner import together
 from experiments.models import Network
-from experiments.place import Place, claim, refuse_another
+from experiments.place import Place, claimed, refuse_another
 from experiments.sharing import held, shared
 from jaxprune import checkpoint, report
 
@@ -96,12 +95,15 @@ def run(name: str, config: Config, place: Place) -> dict[str, Any]:
     refuse_another(out, mine, overwrite=place.overwrite)
     bench = _bench(place, out)
     trainings = [bench(cell) for cell in cells]
-    claim(out, mine, list(stages), overwrite=place.overwrite)
-    print(results.headline(name, config, trainings[0].dataset))
-    for training in shared(trainings, lambda training: training.directory):
-        _finish(training, bench)
-    with held(out / "results"):
-        return results.conclude(name, config, out)
+    for cell in cells:  # what is wrong with an earlier stage is told before any is trained
+        while (cell := grid.before(cell)) is not None:
+            bench(cell)
+    with claimed(out, mine, list(stages), overwrite=place.overwrite):
+        print(results.headline(name, config, trainings[0].dataset))
+        for training in shared(trainings, lambda training: training.directory):
+            _finish(training, bench)
+        with held(out / "results"):
+            return results.conclude(name, config, out)
 
 
 def _bench(place: Place, out: Path) -> Callable[[grid.Cell], Training]:
@@ -136,7 +138,6 @@ def _trainer(cell: grid.Cell, dataset: data.Dataset, steps: int) -> train.Traine
     if config.batch % mesh.size:
         raise ValueError(f"`batch={config.batch}` must be a multiple of the {mesh.size} devices.")
     per_epoch = steps // config.epochs
-    size = config.batch * math.prod(dataset.train.images.shape[1:])
     return train.trainer(
         _network(config, dataset),
         functools.partial(_optimizer, config, steps, cell.sparsity),
@@ -144,7 +145,9 @@ def _trainer(cell: grid.Cell, dataset: data.Dataset, steps: int) -> train.Traine
         per_epoch=per_epoch,
         augment=config.augment,
         target=config.target,
-        steps=together(size, per_epoch, min(config.checkpoint_every, steps)),
+        steps=together(
+            data.nbytes(dataset.train, config.batch), per_epoch, min(config.checkpoint_every, steps)
+        ),
     )
 
 
@@ -222,12 +225,11 @@ def _train(training: Training, state: train.State, done: int) -> train.State:
     batches = data.batches(
         training.dataset.train, config.batch, seed=training.cell.seed, start=done
     )
-    batches = stacked(batches, stride)
     bar = tqdm(total=steps, initial=done, desc=training.cell.label, unit="step", disable=None)
     saved = done
     with bar, writers.writer(training.directory, after=done) as write:
         for number in range(done + stride, steps + 1, stride):
-            state = training.trainer.step(state, *next(batches))
+            state = training.trainer.advance(state, batches)
             bar.update(stride)
             if number % per_epoch == 0:
                 _check(training, state, saved)

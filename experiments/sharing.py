@@ -1,4 +1,4 @@
-"""Several processes that compute one run: each training is held by one of them at a time."""
+"""Several processes that compute one run: what one of them holds, the others leave to it."""
 
 import contextlib
 import fcntl
@@ -12,12 +12,13 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def held(place: Path, *, wait: bool = True) -> Iterator[bool]:
+def held(place: Path, *, wait: bool = True, alone: bool = True) -> Iterator[bool]:
     """Hold what is computed at a place; a process that ends, however it does, holds nothing.
 
     Args:
         place: a file or directory, which need not exist; the lock is a hidden file beside it.
-        wait: until another process lets go.
+        wait: until other processes let go, and say so.
+        alone: no other may hold it; else none may hold it alone.
 
     Yields:
         Whether this process holds it.
@@ -29,14 +30,18 @@ def held(place: Path, *, wait: bool = True) -> Iterator[bool]:
         ...     print(first, second)
         True False
     """
+    how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     place.parent.mkdir(parents=True, exist_ok=True)
     with open(place.with_name(f".{place.name}.lock"), "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, how | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
-        else:
-            yield True
+            if not wait:
+                yield False
+                return
+            print(f"{place}: another process is at it; waiting", flush=True)
+            fcntl.flock(file, how)
+        yield True
 
 
 def shared(things: Iterable[T], place: Callable[[T], Path]) -> Iterator[T]:

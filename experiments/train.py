@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.data import Split
-from experiments.learner import Loss, State, counted, learner, mesh_of
+from experiments.learner import Batches, Loss, State, counted, learner, mesh_of
 from experiments.models import Network
 
 __all__ = [
@@ -46,14 +46,14 @@ class Trainer(NamedTuple):
 
     Attributes:
         init: as of `Learner`.
-        step: as of `Learner`; a batch is uint8 images, int32 labels.
+        advance: as of `Learner`; a batch is uint8 images, int32 labels.
         evaluate: state, split -> evaluation.
         traces: how often each function was traced: once, whatever a run does.
         steps: as of `Learner`.
     """
 
     init: Callable[..., State]
-    step: Callable[..., State]
+    advance: Callable[[State, Batches], State]
     evaluate: Callable[[State, Split], Evaluation]
     traces: dict[str, int]
     steps: int = 1
@@ -110,7 +110,7 @@ def trainer(
     loss = classified(network, augment, target)
     learned = learner(network.init, loss, optimizer, mesh, per_epoch=per_epoch, steps=steps)
     evaluate = evaluator(network, mesh, target, learned.traces)
-    return Trainer(learned.init, learned.step, evaluate, learned.traces, steps)
+    return Trainer(learned.init, learned.advance, evaluate, learned.traces, steps)
 
 
 def classified(

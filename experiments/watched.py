@@ -58,7 +58,7 @@ def until(penalty: Callable[[optax.Schedule], Any], strength: float, step: int) 
     Returns:
         The penalty, which comes first in the chain.
     """
-    return penalty(lambda count: jnp.where(count < step, strength, 0.0))
+    return penalty(lambda count: jnp.where(jnp.less(count, step), strength, 0.0))
 
 
 def sampled(

@@ -272,12 +272,15 @@ def test_what_another_process_holds_is_left_for_the_end_and_awaited(tmp_path: Pa
     assert seen == ["b", "a"]
 
 
-def test_a_run_that_is_started_twice_is_computed_once(tmp_path: Path) -> None:
-    out = tmp_path / "twice"
+def test_a_run_that_is_started_twice_is_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, train_ = tmp_path / "twice", run._train
+    begun: list[Path] = []
+    monkeypatch.setattr(run, "_train", lambda t, *a: begun.append(t.directory) or train_(t, *a))
     with concurrent.futures.ThreadPoolExecutor(2) as two:
         list(two.map(lambda _: go(TINY, out), range(2)))
-    lines = metrics(out, "0-0").splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [22, 44, 66]
+    assert sorted(place.name for place in begun) == ["0-0", "0.9-0"]
     assert len(results_of(out)["trainings"]) == 2
 
 
@@ -298,12 +301,23 @@ def test_a_directory_with_other_files_is_refused_whatever_the_flags(tmp_path: Pa
 
 
 def test_overwriting_takes_the_directory_of_another_run(tmp_path: Path) -> None:
-    place.claim(tmp_path / "x", {"batch": 64}, ["trainings"], overwrite=False)
-    (tmp_path / "x" / "trainings").mkdir()
-    place.refuse_another(tmp_path / "x", {"batch": 32}, overwrite=True)
-    place.claim(tmp_path / "x", {"batch": 32}, ["trainings"], overwrite=True)
-    assert not (tmp_path / "x" / "trainings").exists()
-    place.refuse_another(tmp_path / "x", {"batch": 32}, overwrite=False)
+    out, stages = tmp_path / "x", ["trainings"]
+    with place.claimed(out, {"batch": 64}, stages, overwrite=False):
+        (out / "trainings").mkdir()
+    with place.claimed(out, {"batch": 32}, stages, overwrite=True):
+        assert not (out / "trainings").exists()
+    place.refuse_another(out, {"batch": 32}, overwrite=False)
+
+
+def test_a_run_that_another_process_computes_is_shared_and_not_deleted(tmp_path: Path) -> None:
+    out, mine = tmp_path / "x", {"batch": 64}
+    with place.claimed(out, mine, ["trainings"], overwrite=False):
+        (out / "trainings").mkdir()
+        with place.claimed(out, mine, ["trainings"], overwrite=False):
+            pass
+        with pytest.raises(ValueError, match="Another process computes the run.*stop it before"):
+            place.claimed(out, mine, ["trainings"], overwrite=True).__enter__()
+        assert (out / "trainings").exists()
 
 
 def test_a_run_whose_data_are_not_to_be_had_leaves_no_directory(tmp_path: Path) -> None:
@@ -412,8 +426,9 @@ def some_steps() -> tuple[models.Network, train.Trainer, data.Dataset, train.Sta
     network = train.normalised(linen, digits.train.images)
     trainer = train.trainer(network, lambda key: optax.sgd(0.1), train.mesh_of(0), per_epoch=2)
     state = trainer.init(jax.random.key(0))
-    for _, batch in zip(range(3), data.batches(digits.train, 64, seed=0), strict=False):
-        state = trainer.step(state, *batch)
+    batches = data.batches(digits.train, 64, seed=0)
+    for _ in range(3):
+        state = trainer.advance(state, batches)
     trainer.evaluate(state, digits.test)
     return network, trainer, digits, state
 
@@ -422,18 +437,40 @@ def test_each_function_is_traced_once(trained: Any) -> None:
     assert trained[1].traces == {"step": 1, "score": 1}
 
 
-def test_steps_taken_together_are_the_single_ones(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run, "together", lambda size, *steps: math.gcd(*steps))  # no CPU does so
-    go(dataclasses.replace(PRUNED, checkpoint_every=33), tmp_path / "together")
+@pytest.fixture(name="together", scope="module")
+def run_of_many_steps_a_call(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As on an accelerator, eleven steps a call; and stopped right after its first checkpoint."""
+    out, save = tmp_path_factory.mktemp("runs") / "together", checkpoint.save
+    config = dataclasses.replace(PRUNED, checkpoint_every=33)
+
+    def stop(*args: Any) -> None:
+        save(*args)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "together", lambda size, *steps: math.gcd(*steps))
+        go(config, out)
+        patch.setattr(checkpoint, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            go(config, out.with_name("stopped"))
+        patch.setattr(checkpoint, "save", save)
+        go(config, out.with_name("stopped"))
+    return out
+
+
+def test_steps_taken_together_are_the_single_ones(finished: Path, together: Path) -> None:
     mine, single = (
-        [json.loads(line) for line in metrics(out).splitlines()]
-        for out in (tmp_path / "together", finished)
+        [json.loads(line) for line in metrics(out).splitlines()] for out in (together, finished)
     )
     for row, other in zip(mine, single, strict=True):
         assert row["sparsity_of"] == other["sparsity_of"] and row["step"] == other["step"]
         assert row["test_loss"] == pytest.approx(other["test_loss"], rel=1e-4)
+
+
+def test_a_run_of_many_steps_a_call_resumes_to_the_bit(together: Path) -> None:
+    stopped = together.with_name("stopped")
+    assert results_of(stopped)["trainings"][0]["resumed_from"] == 33
+    assert metrics(stopped) == metrics(together) and final(stopped) == final(together)
 
 
 def test_as_many_steps_are_taken_together_as_divide_all_milestones(
@@ -450,7 +487,7 @@ def test_the_loss_is_summed_up_since_the_epoch_began(trained: Any) -> None:
     again = trainer.init(jax.random.key(0))
     batches = data.batches(digits.train, 64, seed=0)
     for _ in range(2):
-        again = trainer.step(again, *next(batches))
+        again = trainer.advance(again, batches)
     images, labels = next(batches)
     answers = network.apply(again.params, again.stats, images)
     alone = optax.softmax_cross_entropy_with_integer_labels(answers, labels).mean()
