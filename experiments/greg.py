@@ -246,9 +246,10 @@ def _pushed(
     descent: Callable[..., optax.GradientTransformation] = momentum,
 ) -> optax.GradientTransformation:
     del key
-    if steps < growth.steps and math.isinf(growth.ratio_limit):
+    least = growth.steps - growth.every * growth.running_sum
+    if steps < least and math.isinf(growth.ratio_limit):
         raise ValueError(
-            f"The penalty ends after {growth.steps} steps, and the pushing has {steps}; give it"
+            f"The penalty ends after {least} steps, and the pushing has {steps}; give it"
             " more epochs, or a schedule that ends earlier."
         )
     return optax.chain(_penalty(layers, sparsity, growth, units), descent(config, steps))

@@ -69,7 +69,10 @@ class Growth(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps until removal is due, unless a ratio ends the growth sooner."""
+        """Optimizer steps until removal is due, unless a ratio ends the growth sooner.
+
+        Counted without rounding errors: with `running_sum` it may come an update sooner.
+        """
         return self.every * (sum(self.updates) - 1) + self.hold + 1
 
 
