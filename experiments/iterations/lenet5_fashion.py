@@ -3,7 +3,8 @@
 python -m experiments.iterate lenet5_fashion --data-from DIR
 
 With four seeds: 50x (magnitude alone), 103x (L1), 186x (LOBSTER), 336x to 354x (irrelevance) and
-361x (L2) above 90.5 %; a minute a method and seed on an H100 that other runs share.
+361x (L2) above 90.5 %; a minute or two a method and seed on
+an H100 that other runs share.
 """
 
 from experiments.iteration import METHODS, Iteration, everything

@@ -2,8 +2,8 @@
 
 python -m experiments.iterate lenet5_mnist_three --data-from DIR
 
-997x (L2), 592x (L1) and 297x (magnitude) at 98 %, in the mean; a minute a method and seed on an
-H100 that other runs share. `lenet5_mnist` has all six methods.
+997x (L2), 592x (L1) and 297x (magnitude) at 98 %, in the mean; one to three minutes a method and
+seed on an H100 that other runs share. `lenet5_mnist` has all six methods.
 """
 
 import dataclasses
