@@ -8,7 +8,7 @@ from experiments.augment import crop_and_flip
 from experiments.config import Config
 from experiments.models import Model
 
-__all__ = ["MINUTES", "stochastic"]
+__all__ = ["MINUTES", "THIRTY", "stochastic"]
 
 
 def stochastic(
@@ -73,3 +73,13 @@ MINUTES: dict[str, Any] = {
     "prune_every": 10,
 }
 """The budget of a CPU for networks whose steps take seconds on it: four hundred of them."""
+
+THIRTY: dict[str, Any] = {
+    "l2": 1e-3,
+    "epochs": 30,
+    "batch": 256,
+    "learning_rate": 0.1,
+    "seeds": (0,),
+    "checkpoint_every": 5850,  # at the end alone, so that an accelerator takes many steps a call
+}
+"""The budget of an accelerator for minutes: a fifth of the epochs, batches of twice the size."""
