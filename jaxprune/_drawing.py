@@ -1,5 +1,6 @@
 """How pictures are drawn: colours, curves of seeds, and panels."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,7 @@ __all__ = [
     "cycle",
     "figure_of",
     "finish",
+    "in_order",
     "line",
     "over",
     "panels_of",
@@ -141,3 +143,19 @@ def mean_lag(found: "Recording") -> np.ndarray:
     counts = [np.asarray(group.both) for group in found.groups.values()]
     lags = [np.nan_to_num(group.lag) for group in found.groups.values()]
     return over(np.sum([n * lag for n, lag in zip(counts, lags, strict=True)], 0), sum(counts))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names that were in the order of text in that of their numbers, else as they were.
+
+    Example:
+        >>> in_order(["conv/0", "conv/10", "conv/9"])
+        ['conv/0', 'conv/9', 'conv/10']
+    """
+    given = list(names)
+    parts = {name: re.split(r"(\d+)", name) for name in given}
+
+    def key(name: str) -> list[str | int]:
+        return [int(part) if part.isdecimal() else part for part in parts[name]]
+
+    return sorted(given, key=key) if given == sorted(given) else given

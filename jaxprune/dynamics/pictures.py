@@ -16,6 +16,7 @@ from jaxprune._drawing import (
     curves,
     cycle,
     finish,
+    in_order,
     line,
     mean_lag,
     over,
@@ -187,7 +188,7 @@ def plot_nodes_kept(runs: Runs) -> "Figure":
         A figure with one panel: bars are means over seeds, lines reach from the least to the most.
     """
     groups = list(_known_groups(runs))
-    figure, (axes,) = panels_of(1.6 + 1.6 * len(groups), 3.6, 1)
+    figure, (axes,) = panels_of(1.6 + min(1.6 * len(groups), 12), 3.6, 1)
     width = 0.8 / len(runs)
     at = np.arange(len(groups))
     sizes = [_units(next(iter(runs.values()))[0], group) for group in groups]
@@ -198,7 +199,8 @@ def plot_nodes_kept(runs: Runs) -> "Figure":
         x = at + (n - (len(runs) - 1) / 2) * width
         axes.bar(x, mean, 0.92 * width, color=colour, label=label)
         axes.vlines(x, low, high, color=INK, lw=1)
-    axes.set_xticks(at, [short(group) for group in groups])
+    slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(at, map(short, groups), **(slanted if len(groups) > 13 else {}))
     finish(axes, "Nodes kept", "", "nodes")
     return figure
 
@@ -295,4 +297,4 @@ def _known_groups(runs: Runs) -> dict[str, Group]:
     groups = next(iter(runs.values()))[0].groups
     if not groups:
         raise ValueError("The recording knows no nodes; give `record_dynamics` a `plan`.")
-    return groups
+    return {name: groups[name] for name in in_order(groups)}
