@@ -31,8 +31,9 @@ class Cell(NamedTuple):
 
     @property
     def label(self) -> str:
-        """How it is called in messages."""
-        return f"{self.group}, seed {self.seed}"
+        """How it is called in messages; a stage that others begin with is named."""
+        stage = "" if self.config.stage == Config.stage else f"{self.config.stage}: "
+        return f"{stage}{self.group}, seed {self.seed}"
 
     @property
     def name(self) -> str:

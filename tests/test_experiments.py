@@ -549,6 +549,13 @@ def test_the_stage_before_is_trained_once_and_serves_all_variants(staged: Path) 
     assert names == {"one-shot-0.5-0", "gradual-0.5-0"}
 
 
+def test_a_message_tells_the_stages_of_a_run_apart() -> None:
+    cell = grid.cells(STAGED)[0]
+    base = grid.before(cell)
+    assert base is not None and base.label == "base: dense, seed 0"
+    assert cell.label == "one-shot, 50 % removed, seed 0"
+
+
 def test_what_is_zero_at_the_beginning_of_a_fine_tuning_stays_zero(staged: Path) -> None:
     rows = {row["variant"]: row for row in results_of(staged)["trainings"]}
     assert {row["weights"] - row["nonzeros"] for row in rows.values()} == {

@@ -2,8 +2,8 @@
 
 python -m experiments.run greg_lenet300_unstructured --data-from DIR
 
-Expected: the figures of docs/growing.md. As `greg_lenet300`, but what goes are single weights of all
-three kernels, the same fraction of each. Some ten minutes on two cores.
+Expected: the figures of docs/growing.md. As `greg_lenet300`, but what goes are single weights of
+all three kernels, the same fraction of each. Some ten minutes on two cores.
 """
 
 from experiments.configs.greg_lenet300 import BASE, GROWTHS, PUSHING
