@@ -2,8 +2,9 @@
 
 python -m experiments.run greg_lenet300_picks --data-from DIR
 
-Expected: not run yet. The base and the schedule of `greg_lenet300`, with one epoch of training more
-before the pick, in which the curvature is measured. Half an hour on two cores.
+Expected: the figures of docs/growing.md. The base and the schedule of `greg_lenet300`, with one
+epoch of training more before the pick, in which the curvature is measured. Half an hour on two
+cores.
 """
 
 from experiments.configs.greg_lenet300 import BASE, GROWTHS, PUSHING
