@@ -98,9 +98,8 @@ def load(
         return _digits(splits)
     root = make_ready(name, data_dir, data_from)
     train, test = (read(name, split, root) for split in splits)
-    by_pixel = train.labels.ndim > 1
     largest = int(max(train.labels.max(), test.labels.max()))
-    return Dataset(name, train, test, cells.CLASSES if by_pixel else largest + 1)
+    return Dataset(name, train, test, cells.CLASSES if train.labels.ndim > 1 else largest + 1)
 
 
 def make_ready(name: str, data_dir: Path | None, data_from: Path | None) -> Path:
@@ -194,21 +193,16 @@ def batches(
 
 
 def nbytes(split: Split, size: int) -> int:
-    """Return how many bytes a batch has.
+    """Return how many bytes a batch has, images and labels.
 
     Args:
         split: what it is drawn from; its images may lie on the disk.
         size: examples in the batch.
 
     Returns:
-        Bytes, of images and labels.
-
-    Example:
-        >>> nbytes(load("digits").train, 10)
-        680
+        Bytes.
     """
-    of_image, of_label = math.prod(split.images.shape[1:]), 4 * math.prod(split.labels.shape[1:])
-    return size * (of_image + of_label)
+    return size * (math.prod(split.images.shape[1:]) + 4 * math.prod(split.labels.shape[1:]))
 
 
 def root_of(data_dir: Path | None) -> Path:
@@ -228,8 +222,8 @@ def _decode(name: str, split: str, root: Path) -> dict[str, np.ndarray]:
     rows = examples(name, split, root)
     if "instances" in rows[0]:
         return Split(*cells.tiles(rows))._asdict()
-    images = np.stack([row["image"] for row in rows])
-    return Split(images, np.array([row["label"] for row in rows], np.int32))._asdict()
+    images, labels = (np.array([row[feature] for row in rows]) for feature in ("image", "label"))
+    return Split(images, labels.astype(np.int32))._asdict()
 
 
 def _digits(splits: tuple[str, str]) -> Dataset:

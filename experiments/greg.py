@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,15 +17,12 @@ import optax
 
 from experiments.config import Config, Finished, keep_zeros
 from experiments.train import State
-from jaxprune import growing, masks
-from jaxprune.granularity import Granularity, entries, filters
+from experiments.units import FILTERS, Units
+from jaxprune import growing
 from jaxprune.growing import PRESETS, Growth
 
 __all__ = [
-    "ENTRIES",
-    "FILTERS",
     "Layers",
-    "Units",
     "all_leaves",
     "both",
     "comparison",
@@ -37,18 +34,6 @@ __all__ = [
 Layers = tuple[tuple[str, float | Mapping[float, float] | None], ...]
 """(pattern of the path, ratio) of the layers that lose units. The ratio may hang on the sparsity
 asked for: `None` is that sparsity itself, a mapping says which one goes with which."""
-
-
-class Units(NamedTuple):
-    """What goes, as one value.
-
-    Attributes:
-        granularity: what a unit is.
-        remove: params, masks of the kernels -> params without the units, and what else is theirs.
-    """
-
-    granularity: Granularity
-    remove: Callable[[Any, Any], Any]
 
 
 def momentum(
@@ -198,33 +183,6 @@ def _aside(config: Config, steps: int) -> optax.GradientTransformation:
     """Return nothing: the pruner's chain has the optimizer in its midst."""
     del config, steps
     return optax.identity()
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    spelled = jax.tree_util.keystr(path, simple=True, separator="/")
-    return spelled.removesuffix("/value")  # of NNX's variables
-
-
-def _without(params: Any, kept: Any) -> Any:
-    """Remove filters with all that is theirs: bias, and scale and shift of the norm behind."""
-    named = jax.tree_util.tree_leaves_with_path(kept)
-    gone = {_name(path): mask for path, mask in named if mask.ndim}
-    own = {}
-    for name, mask in gone.items():
-        units = mask.all(axis=tuple(range(mask.ndim - 1)))
-        place = name.removesuffix("kernel")
-        norm = place.replace("conv", "norm")
-        own |= {name: mask, f"{place}bias": units, f"{norm}bias": units, f"{norm}scale": units}
-    whole = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: own.get(_name(path), jnp.array(True)), params
-    )
-    return masks.apply(params, whole)
-
-
-FILTERS = Units(filters(), _without)
-"""Filters and nodes."""
-ENTRIES = Units(entries(), masks.apply)
-"""Single weights; biases and norms stay."""
 
 
 def _penalty(

@@ -5,8 +5,9 @@ from functools import partial
 from experiments import imagenet
 from experiments.augment import crop_at_scale
 from experiments.config import Config
-from experiments.greg import Layers, Units, both, comparison, momentum
+from experiments.greg import Layers, both, comparison, momentum
 from experiments.models import Model
+from experiments.units import Units
 
 __all__ = ["on_imagenet"]
 

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import optax
 
 from experiments.config import Config, Finished, keep_zeros
-from experiments.greg import FILTERS, all_leaves
+from experiments.greg import all_leaves
 from experiments.train import State
+from experiments.units import FILTERS
 from jaxprune import growing, scores
 from jaxprune.allocation import within_leaf
 from jaxprune.curvature.average import with_curvature

@@ -13,6 +13,7 @@ import pytest
 from experiments import configs, greg, greg_picks, grid
 from experiments.configs.greg_lenet300 import config
 from experiments.models.lenet300 import lenet300
+from experiments.units import ENTRIES
 from jaxprune import growing
 from jaxprune.growing import Growth
 
@@ -91,7 +92,7 @@ def test_the_figures_of_a_pushing_are_told_by_layer(params: Any) -> None:
 
 
 def test_single_weights_go_without_their_biases(params: Any) -> None:
-    key, kernels, units = jax.random.key(0), (("*/kernel", None),), {"units": greg.ENTRIES}
+    key, kernels, units = jax.random.key(0), (("*/kernel", None),), {"units": ENTRIES}
     ended = pushed(params, QUICK, 6, kernels, **units)
     ours, _ = greg._removed(config, 0.5, key, ended, **units)
     theirs, _ = greg._at_one_stroke(config, 0.5, key, ended, layers=kernels, **units)

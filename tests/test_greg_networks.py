@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import configs, greg
+from experiments import configs, greg, units
 from experiments.config import Config
 from experiments.models import Model
 from experiments.models.resnet_imagenet import resnet34, resnet50
@@ -139,7 +139,7 @@ def test_the_resnet34_loses_as_many_weights_as_its_config_says(networks: dict[st
 def test_the_unstructured_resnet50_spares_its_first_kernel_alone(networks: dict[str, Any]) -> None:
     params, rows = networks["resnet50"]
     ratios = greg.ratios(layers_in(configs.find("greg_resnet50_unstructured")), 0.827)
-    found = layers_of(params, ratios, greg.ENTRIES.granularity, is_kernel)
+    found = layers_of(params, ratios, units.ENTRIES.granularity, is_kernel)
     kernels = {name for name, row in rows.items() if row.macs}
     assert {layer.name for layer in found} == kernels - {"stem/kernel"}
     assert all(

@@ -101,7 +101,7 @@ def test_no_two_of_nine_methods_look_alike() -> None:
     run = report.plot_run(
         dict.fromkeys(nine, curves(1)["dense"]), [report.Layer("a", (4, 2), 1, 1, 1)]
     )
-    for figure, named in ((tradeoff, "mean"), (run, "accuracy")):
+    for figure, named in ((tradeoff, "method"), (run, "accuracy")):
         lines = [one for one in figure.axes[0].get_lines() if named in str(one.get_label())]
         assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 9
 

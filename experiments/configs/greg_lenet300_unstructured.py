@@ -7,7 +7,8 @@ all three kernels, the same fraction of each. Some ten minutes on two cores.
 """
 
 from experiments.configs.greg_lenet300 import BASE, GROWTHS, PUSHING
-from experiments.greg import ENTRIES, comparison
+from experiments.greg import comparison
+from experiments.units import ENTRIES
 
 __all__ = ["config"]
 

@@ -8,9 +8,9 @@ fine-tuning, where ours are those of the last epoch). Not run here: some 190 epo
 accelerators. `greg_lenet300_unstructured` is the same in minutes.
 """
 
-from experiments.greg import ENTRIES
 from experiments.greg_imagenet import on_imagenet
 from experiments.models.resnet_imagenet import resnet50
+from experiments.units import ENTRIES
 
 __all__ = ["config"]
 
