@@ -29,6 +29,7 @@ __all__ = [
     "line",
     "over",
     "panels_of",
+    "rows_of",
     "short",
     "styles",
 ]
@@ -80,11 +81,21 @@ def figure_of(width: float, height: float, mosaic: Any) -> tuple["Figure", list[
         return figure, list(figure.subplot_mosaic(mosaic).values())
 
 
-def panels_of(
-    width: float, height: float, across: int, down: int = 1
-) -> tuple["Figure", list["Axes"]]:
-    """Make a figure of equal panels, row by row."""
-    return figure_of(width, height, np.arange(across * down).reshape(down, across).tolist())
+def panels_of(width: float, height: float, across: int) -> tuple["Figure", list["Axes"]]:
+    """Make a figure of equal panels side by side."""
+    return figure_of(width, height, [list(range(across))])
+
+
+def rows_of(panels: list[str], across: int = 6) -> list[list[str]]:
+    """Return a mosaic of panels in rows of one length; a dot is a place without a panel.
+
+    Example:
+        >>> rows_of(["a", "b", "c"], 2)
+        [['a', 'b'], ['c', '.']]
+    """
+    across = min(len(panels), across)
+    padded = panels + ["."] * (-len(panels) % across)
+    return [padded[n : n + across] for n in range(0, len(padded), across)]
 
 
 def curves(

@@ -51,6 +51,16 @@ def test_it_draws_a_png_with_labels_on_every_axis(name, tmp_path):
         assert axes.get_ylabel()
 
 
+def test_the_deaths_of_a_deep_network_fit_on_a_page():
+    one = recording()
+    (group,) = one.groups.values()
+    deep = one._replace(groups={f"layer_{n}/kernel:1": group for n in range(20)})
+    figure = pictures.plot_deaths({"L1": [deep], "L2": [deep]})
+    assert [axes.get_title("left") for axes in figure.axes[:2]] == ["L1: layer_0", "L1: layer_1"]
+    assert len(figure.axes) == 40
+    assert figure.get_figwidth() < 22
+
+
 def curve(axes, label):
     (found,) = [line for line in axes.get_lines() if line.get_label() == label]
     return np.asarray(found.get_xdata(), float), np.asarray(found.get_ydata(), float)

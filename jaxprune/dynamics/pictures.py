@@ -15,12 +15,14 @@ from jaxprune._drawing import (
     INK,
     curves,
     cycle,
+    figure_of,
     finish,
     in_order,
     line,
     mean_lag,
     over,
     panels_of,
+    rows_of,
     scale_of,
     short,
 )
@@ -81,19 +83,18 @@ def plot_deaths(runs: Runs) -> "Figure":
     """Draw the dead nodes of each layer by step: in-dead, out-dead, either and both.
 
     Args:
-        runs: label -> recordings, with nodes; a row of panels for each label.
+        runs: label -> recordings, with nodes; rows of up to six panels for each label.
 
     Returns:
         A figure with a panel for each label and group of nodes. For recordings that know no nodes
         it is a `ValueError`, as every picture of nodes is.
     """
     groups = list(_known_groups(runs))
-    figure, panels = panels_of(
-        3.4 * len(groups) + 0.6, 2.5 * len(runs) + 0.3, len(groups), len(runs)
-    )
+    places = [(label, group) for label in runs for group in groups]
+    rows = [row for label in runs for row in rows_of([f"{label} {group}" for group in groups])]
+    figure, panels = figure_of(3.4 * len(rows[0]) + 0.6, 2.5 * len(rows) + 0.3, rows)
     sides = ("either", "into", "out", "both")
     names = {"either": "dead", "into": "no inputs", "out": "no outputs", "both": "neither"}
-    places = [(label, group) for label in runs for group in groups]
     for axes, (label, group) in zip(panels, places, strict=True):
         for side, style, colour in zip(sides, ("-", "--", ":", "-"), _DEATHS, strict=True):
             share = [100 * getattr(r.groups[group], side) / _units(r, group) for r in runs[label]]
@@ -271,8 +272,7 @@ _DEATHS = ["#333333", "#0072B2", "#D55E00", "#009E73"]
 
 def _weight_sparsity(found: Recording) -> np.ndarray:
     """Return the fraction of zeros over all kernels, row by row."""
-    sizes = sum(int(layer.size) for layer in found.layers.values())
-    return _zeros(found) / max(sizes, 1)
+    return _zeros(found) / max(sum(int(layer.size) for layer in found.layers.values()), 1)
 
 
 def _dead_nodes(found: Recording) -> np.ndarray:
