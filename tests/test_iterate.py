@@ -132,10 +132,9 @@ def test_paired_differences_have_students_interval():
 
 
 @functools.cache
-def params_of(model, *arguments):
-    """Return the shapes of a network's params, which configs of one network share."""
-    drawn = jax.eval_shape(model(*arguments).init, jax.random.key(0))
-    return drawn[0] if arguments[1:] else drawn  # images come with batch statistics
+def drawn(model, *arguments):
+    """Return the shapes of what a network draws, which configs of one network share."""
+    return jax.eval_shape(model(*arguments).init, jax.random.key(0))
 
 
 @pytest.mark.parametrize("name", iterations.names())
@@ -143,9 +142,9 @@ def test_every_method_of_a_comparison_makes_an_optimizer(name):
     config = iterations.find(name)
     if config.task is classification:
         side = (32, 32, 3) if config.data == "cifar10" else (28, 28, 1)
-        params = params_of(config.model, side, 10)
+        params, _ = drawn(config.model, side, 10)  # and batch statistics
     else:
-        params = params_of(config.model, 500)
+        params = drawn(config.model, 500)
     for method in config.methods.values():
         jax.eval_shape(method(config, 10, iterate.optax.adam(1e-3)).init, params)
 
