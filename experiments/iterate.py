@@ -24,6 +24,7 @@ from experiments.place import Place, claimed, refuse_another
 from experiments.sharing import held, shared
 from experiments.task import Bench
 from jaxprune import checkpoint, procedures, pruning
+from jaxprune.one_shot import prune
 
 __all__ = ["main", "run"]
 
@@ -102,13 +103,9 @@ def _learner(config: Iteration, bench: Bench, method: str | None) -> Learner:
 
 def _whole(bench: Bench, config: Iteration) -> Any:
     """Return masks that keep everything: biases that are still 0, too."""
-    params, _ = jax.eval_shape(bench.init, jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.ones(
-            leaf.shape if config.where(jax.tree_util.keystr(path), leaf) else (), bool
-        ),
-        params,
-    )
+    shapes, _ = jax.eval_shape(bench.init, jax.random.key(0))
+    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
+    return prune(ones, 0.0, where=config.where)
 
 
 def _dense(run: Pruning, learner: Learner) -> State:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxprune import _tree
@@ -142,6 +143,10 @@ def _attempt(place: Path, like: Any) -> tuple[str | None, Any]:
 
 
 def _read(place: Path, like: Any) -> Any:
+    # A NumPy scalar has a shape and a dtype as well, but Orbax does not take it.
+    like = jax.tree.map(
+        lambda leaf: np.asarray(leaf) if isinstance(leaf, np.generic) else leaf, like
+    )
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     with ocp.CheckpointManager(place.parent) as manager:
         return manager.restore(int(place.name), args=ocp.args.StandardRestore(abstract))

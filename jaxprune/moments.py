@@ -73,7 +73,14 @@ def zero_moments(
 
 
 def _splits(name: str, params: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the (root, param) that a name in the state may be: "0/mu/a/w" -> ("0/mu", "a/w")."""
+    """Return the (root, param) that a name in the state may be: "0/mu/a/w" -> ("0/mu", "a/w").
+
+    What `dynamics.record_dynamics` has written down goes by the params' names too, but is history.
+    """
     parts = name.split("/")
-    cuts = [("/".join(parts[:i]), "/".join(parts[i:])) for i in range(1, len(parts) + 1)]
-    return [(root, param) for root, param in cuts if param in params]
+    cuts = [(parts[:i], "/".join(parts[i:])) for i in range(1, len(parts) + 1)]
+    return [
+        ("/".join(root), param)
+        for root, param in cuts
+        if param in params and "recording" not in root
+    ]

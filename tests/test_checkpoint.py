@@ -224,3 +224,9 @@ def test_sharded_leaves_come_back_with_the_sharding_asked_for(two: Path) -> None
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     restored = checkpoint.restore(two, jax.device_put(state(0), spread))
     assert restored.state.params["kernel"].sharding == spread
+
+
+def test_a_scalar_of_numpy_s_comes_back(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, 1, {"n": np.int64(3), "x": np.float32(0.5)})
+    found = checkpoint.restore(tmp_path, {"n": np.int64(0), "x": np.float32(0)})
+    assert found.step == 1 and found.state == {"n": 3, "x": 0.5}

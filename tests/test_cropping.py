@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from jaxprune import masks, penalties, pruning
-from jaxprune.irrelevance import decay
+from jaxprune.dynamics import record_dynamics
+from jaxprune.irrelevance import decay, relevance
 from jaxprune.procedures import cropping
 
 KEYS = jax.random.split(jax.random.key(0), 3)
@@ -170,3 +171,25 @@ def test_an_optimizer_that_cannot_hold_zeros_is_refused():
 def test_masks_of_another_model_are_refused():
     with pytest.raises(ValueError, match="`masks`"):
         cropping.hold(PARAMS, OPTIMIZER.init(PARAMS), {"a": jnp.array(True)})
+
+
+def test_it_crops_in_an_nnx_optimizer():
+    model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+    parts = optax.chain(optax.adam(0.1), pruning.keep_masked())
+    optimizer = nnx.Optimizer(model, parts, wrt=nnx.Param)
+    params = nnx.state(model, nnx.Param)
+    cropped, opt_state = cropping.crop(params, optimizer.opt_state, 5)
+    kept = masks.read(opt_state, params)["kernel"]
+    assert int(kept[...].sum()) == 7
+    assert np.array_equal(cropped["kernel"][...] != 0, kept[...])
+    assert jax.tree.structure(opt_state) == jax.tree.structure(optimizer.opt_state)
+
+
+def test_what_was_recorded_of_a_weight_that_goes_stays():
+    params = {"kernel": jax.random.normal(KEYS[0], (10, 5))}
+    inside = optax.chain(decay.add_irrelevance_penalty(1e-3), optax.sgd(0.1), pruning.keep_masked())
+    recorder = record_dynamics(inside, capacity=10, coefficient=relevance.exponential)
+    _, state = recorder.update(params, recorder.init(params), params)
+    _, cropped = cropping.crop(params, state, 40)
+    was, now = (part.recording.coefficients["kernel"] for part in (state, cropped))
+    assert was.shape == params["kernel"].shape and np.array_equal(was, now, equal_nan=True)

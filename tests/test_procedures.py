@@ -1,5 +1,6 @@
 """Procedures prune exactly when they may, lose no snapshot, and end with a reason."""
 
+import dataclasses
 import math
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -107,8 +109,9 @@ def test_each_crop_is_a_fraction_of_what_remains(done):
     assert all(row["pruned"] in (0, round(0.2 * row["remaining"])) for row in done.history)
 
 
-def test_at_the_bound_itself_nothing_is_pruned():
-    level = Training(lambda state: state, lambda state: {"accuracy": 0.8})
+@pytest.mark.parametrize("figure", [0.8, jnp.float32(0.8), jnp.bfloat16(0.8), np.float16(0.8)])
+def test_at_the_bound_itself_nothing_is_pruned(figure):
+    level = Training(lambda state: state, lambda state: {"accuracy": figure})
     outcome = go(3, level)
     assert [row["pruned"] for row in outcome.history] == [0] * 4 and not outcome.reached
 
@@ -427,6 +430,35 @@ def test_an_evaluation_is_bad_from_one_per_cent_above_the_lowest():
     assert int(outcome.best.step) == 3 and outcome.history[-1]["plateau"]
 
 
+def test_a_loss_may_be_negative():
+    def shifted(state):
+        return {"loss": loss_now(state.params) - 10}
+
+    outcome = prune_at_plateaus(
+        start(), Training(lambda state: state, shifted), tolerance=0.5, patience=1, rounds=2
+    )
+    assert [row["bad"] for row in outcome.history] == [0, 0, 0]
+    outcome = prune_at_plateaus(
+        start(), scripted([-10.0, -9.95, -9.85]), tolerance=0.5, patience=1, rounds=2
+    )
+    assert [row.get("plateau", False) for row in outcome.history] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("knobs", "named"),
+    [
+        ({"high": math.inf}, "`high=inf`"),
+        ({"start": math.nan}, "`start=nan`"),
+        ({"low": 0.2}, "`low=0.2`"),
+        ({"unpruned": 2.0}, "`unpruned=2.0`"),
+    ],
+)
+def test_thresholds_that_bracket_nothing_are_named(knobs, named):
+    whole = {"bound": 1.05, "start": 0.1, "low": 0.001, "high": 1.0, "unpruned": 1.0, **knobs}
+    with pytest.raises(ValueError, match=named):
+        procedures.search_threshold(lambda t: 1 + t * t, **whole)
+
+
 def test_a_bound_that_lets_nothing_go_ends_it():
     def cliff(state):
         whole = masks.table(masks.read(state.opt_state))[-1].kept == 84
@@ -435,7 +467,7 @@ def test_a_bound_that_lets_nothing_go_ends_it():
     knobs = {"tolerance": 0.1, "patience": 1, "strict": True}
     outcome = prune_at_plateaus(start(), Training(train, cliff), rounds=9, **knobs)
     assert outcome.ended == "No weight can go within 0.1 of the loss."
-    assert len(outcome.history) == 2
+    assert len(outcome.history) == 2 and not outcome.reached
 
 
 def test_plateaus_resume_as_well(tmp_path):
@@ -454,6 +486,26 @@ def test_wrong_knobs_of_plateaus_are_named():
         prune_at_plateaus(start(), TRAINING, tolerance=0, rounds=1)
     with pytest.raises(ValueError, match="`patience=0`"):
         prune_at_plateaus(start(), TRAINING, tolerance=1, rounds=1, patience=0)
+
+
+# What cannot be a training.
+
+
+def test_a_figure_that_rows_have_already_is_named():
+    clash = Training(train, lambda state: {"accuracy": 1.0, "round": 7})
+    with pytest.raises(ValueError, match="'round'"):
+        go(2, clash)
+
+
+def test_a_dataclass_that_is_no_pytree_is_named():
+    @dataclasses.dataclass
+    class Plain:
+        params: Any
+        opt_state: Any
+
+    state = Plain(start().params, start().opt_state)
+    with pytest.raises(ValueError, match="Plain.*register_dataclass"):
+        prune_while_good(state, TRAINING, rounds=1, **RULE)
 
 
 # A scan of what each leaf bears.

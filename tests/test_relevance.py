@@ -154,6 +154,14 @@ def test_a_coefficient_falls_from_one_to_zero(coefficient):
 
 
 @pytest.mark.parametrize("coefficient", COEFFICIENTS)
+@pytest.mark.parametrize("alpha", [0.0, 1e-40, 1.0, jnp.inf])
+def test_a_coefficient_is_a_number_at_every_edge(coefficient, alpha):
+    edges = jnp.array([0.0, 1.0, jnp.inf, jnp.nan])
+    values = relevance.weigh(edges, coefficient=coefficient, alpha=alpha)
+    assert values.tolist() == [1, float(coefficient(jnp.float32(1), alpha)), 0, 0]
+
+
+@pytest.mark.parametrize("coefficient", COEFFICIENTS)
 def test_the_pull_has_the_sign_of_the_weight_and_is_even_in_the_gradient(coefficient):
     w = jnp.array([0.5, -0.5, 2.0, -2.0, 0.0])
     tiny = jnp.array([0.0, 1e-40, 0.3, 1e30, -0.2])
@@ -284,6 +292,24 @@ def test_specific_sensitivity_looks_at_the_outputs_of_the_labels():
     close(got, np.abs([[-0.7 / 3, 0, 1 / 3], [0.6 / 3, 0, 2 / 3]]), atol=1e-6)
 
 
+@pytest.mark.parametrize("labels", [None, jnp.array([2, 0, 0])])
+def test_a_sensitivity_is_summed_in_float32(labels):
+    params = {"kernel": jnp.ones((2, 300), jnp.bfloat16)}
+    got = relevance.output_sensitivity(outputs_of, params, labels)["kernel"]
+    assert got.dtype == jnp.float32
+    same = {"kernel": jnp.ones((2, 300), jnp.float32)}
+    close(got, relevance.output_sensitivity(outputs_of, same, labels)["kernel"], atol=2e-3)
+    single = relevance.output_sensitivity(
+        lambda w: jnp.ones((1, 1), w.dtype) * jnp.repeat(w, 300)[None], jnp.ones(1, jnp.bfloat16)
+    )
+    assert single == 1  # 300 times 1, where bfloat16 stops counting at 256
+
+
+def test_outputs_without_classes_are_named():
+    with pytest.raises(ValueError, match=r"\(3,\).*\(batch, classes\)"):
+        relevance.output_sensitivity(lambda p: outputs_of(p)[:, 0], {"kernel": jnp.ones((2, 3))})
+
+
 def test_the_sensitivity_driven_penalty_decays_insensitive_weights():
     params = {"kernel": jnp.ones((2, 3))}
     sensitivity = {"kernel": jnp.array([[0.0, 0.5, 1.0], [2.0, 0.25, 0.75]])}
@@ -294,6 +320,12 @@ def test_the_sensitivity_driven_penalty_decays_insensitive_weights():
 
 
 # Alpha from the gradients themselves.
+
+
+def test_the_largest_gradient_of_very_many_is_found():
+    grads = jnp.full(2**24 + 3, 1e-3)  # more than float32 can count
+    found = Quantile(1.0).measure([grads], [grads], jnp.float32(7))
+    assert found == jnp.float32(1e-3)
 
 
 def test_alpha_is_the_quantile_of_the_gradients_of_what_is_not_pruned():
@@ -459,6 +491,19 @@ def test_alpha_and_strength_may_be_set_from_outside():
     state.hyperparams["alpha"] = jnp.float32(0.25)
     got, _ = optimizer.update(g, state, w)
     close(got, added(add_irrelevance_penalty(0.1, alpha=0.25), w, g), atol=1e-7)
+
+
+def test_a_strength_that_is_injected_begins_anew_too():
+    make = optax.inject_hyperparams(add_irrelevance_penalty, static_args=("where", "coefficient"))
+    optimizer = make(strength=decay.fading_strength(1.0, 10), alpha=1.0)
+    w, g = TREE["dense"]["kernel"], GRADS["dense"]["kernel"]
+    state, seen = optimizer.init(w), []
+    for _ in range(2):
+        for _ in range(2):
+            _, state = optimizer.update(g, state, w)
+            seen.append(float(state.hyperparams["strength"]))
+        state = decay.restart(state)
+    close(seen, [0.9, 0.8, 0.9, 0.8], atol=1e-6)
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), None, "q90", np.ones(2)])

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 
 from jaxprune._branch import update_if
 from jaxprune._tree import chosen, is_kernel, same_structure
 from jaxprune._types import Array, Params, Schedule, Where
+from jaxprune.irrelevance._checks import Alpha, Strength, number, valid_alpha, valid_strength
 from jaxprune.irrelevance.relevance import Coefficient, Quantile, exponential, linear, weigh
 from jaxprune.penalties import PenaltyState
 
@@ -26,8 +26,6 @@ __all__ = [
     "fading_strength",
     "restart",
 ]
-
-Strength = float | Array | Schedule
 
 
 class IrrelevanceState(NamedTuple):
@@ -46,7 +44,7 @@ def add_irrelevance_penalty(
     strength: Strength,
     *,
     coefficient: Coefficient = exponential,
-    alpha: float | Array | Quantile = 1.0,
+    alpha: Alpha = 1.0,
     where: Where = is_kernel,
 ) -> optax.GradientTransformationExtraArgs:
     """Add the gradient of `strength * sum_i coefficient(|g_i|) * w_i^2`, g being a constant.
@@ -78,7 +76,7 @@ def add_irrelevance_penalty(
         >>> penalty.update(grads, penalty.init(params), params)[0]
         Array([[  1., 100.]], dtype=float32)
     """
-    rule = _Rule(_valid_strength(strength), coefficient, _valid_alpha(alpha), where)
+    rule = _Rule(valid_strength(strength), coefficient, valid_alpha(alpha), where)
 
     def update(
         updates: Any, state: Any, params: Params | None = None, **extra: Any
@@ -94,7 +92,7 @@ def decay_irrelevant(
     *,
     relevance: str = "grad",
     coefficient: Coefficient = linear,
-    alpha: float | Array | Quantile = 1.0,
+    alpha: Alpha = 1.0,
     where: Where = is_kernel,
 ) -> optax.GradientTransformationExtraArgs:
     """Subtract `strength * coefficient(|relevance|) * w` from the final update: decoupled decay.
@@ -102,7 +100,8 @@ def decay_irrelevant(
     Goes after the optimizer and before the pruner. No learning rate scales it. As it stands it is
     LOBSTER; with `relevance="sensitivity"` it is sensitivity-driven regularization; with
     `coefficient=exponential` and strength `2 * rate * gamma` it is the decoupled irrelevance
-    penalty. The weights are those before the step (LOBSTER's code takes those after it, which
+    penalty. A rate that is a schedule goes behind it in the chain, so that `restart` does not
+    rewind it. The weights are those before the step (LOBSTER's code takes those after it, which
     differs by the order of strength times learning rate).
 
     Args:
@@ -131,7 +130,7 @@ def decay_irrelevant(
         >>> decay.update(jnp.zeros((1, 2)), decay.init(params), params, grad=grads)[0]
         Array([[-0.05,  0.  ]], dtype=float32)
     """
-    rule = _Rule(_valid_strength(strength), coefficient, _valid_alpha(alpha), where)
+    rule = _Rule(valid_strength(strength), coefficient, valid_alpha(alpha), where)
 
     def update(
         updates: Any, state: Any, params: Params | None = None, **extra: Any
@@ -171,7 +170,7 @@ def fading_strength(initial: float, steps: int) -> Schedule:
         [0.75, 0.5, 0.25, 0.0, 0.0]
     """
     for name, value, least in (("initial", initial, 0), ("steps", steps, 1)):
-        if not least <= _number(value) < jnp.inf:
+        if not least <= number(value) < jnp.inf:
             raise ValueError(f"`{name}={value!r}` must be a number, {least} or more, and finite.")
     return lambda step: jnp.float32(initial) * jnp.maximum(0, 1 - (jnp.float32(step) + 1) / steps)
 
@@ -198,11 +197,14 @@ def restart(opt_state: Any) -> Any:
     """
 
     def at_zero(part: Any) -> Any:
+        if _is_injected(part):  # `optax.inject_hyperparams` counts for a schedule itself
+            counts = jax.tree.map(jnp.zeros_like, part.hyperparams_states)
+            return part._replace(hyperparams_states=counts, inner_state=at_zero(part.inner_state))
         if not _is_penalty(part):
             return part
         return part._replace(step=jax.tree.map(jnp.zeros_like, part.step))
 
-    return jax.tree.map(at_zero, opt_state, is_leaf=_is_penalty)
+    return jax.tree.map(at_zero, opt_state, is_leaf=lambda x: _is_injected(x) or _is_penalty(x))
 
 
 class _Rule(NamedTuple):
@@ -210,7 +212,7 @@ class _Rule(NamedTuple):
 
     strength: Strength
     coefficient: Coefficient
-    alpha: float | Array | Quantile
+    alpha: Alpha
     where: Where
 
 
@@ -250,7 +252,7 @@ def _pull(
 
 
 def _alpha(
-    alpha: float | Array | Quantile,
+    alpha: Alpha,
     state: IrrelevanceState,
     relevances: Any,
     params: Params,
@@ -279,22 +281,5 @@ def _is_penalty(part: Any) -> bool:
     return isinstance(part, IrrelevanceState | PenaltyState)
 
 
-def _valid_strength(strength: Strength) -> Strength:
-    if not callable(strength) and not _number(strength) >= 0:
-        raise ValueError(f"`strength={strength!r}` must be a number >= 0, or a schedule.")
-    return strength
-
-
-def _valid_alpha(alpha: float | Array | Quantile) -> float | Array | Quantile:
-    if isinstance(alpha, Quantile):
-        if not 0 < _number(alpha.q) <= 1:
-            raise ValueError(f"`Quantile({alpha.q})` must lie in (0, 1]; 0.9 is usual.")
-    elif not _number(alpha) > 0:
-        raise ValueError(f"`alpha={alpha!r}` must be a number > 0, or found, by `Quantile(0.9)`.")
-    return alpha
-
-
-def _number(value: Any) -> Any:
-    """Return a number to compare: 1, which is allowed, for a traced one, NaN for what is none."""
-    number = isinstance(value, int | float) or getattr(value, "shape", None) == ()
-    return 1 if isinstance(value, Tracer) else value if number else jnp.nan
+def _is_injected(part: Any) -> bool:
+    return isinstance(part, optax.InjectStatefulHyperparamsState) and _is_penalty(part.inner_state)

@@ -7,7 +7,7 @@ relevance is a constant to every derivative.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jax import lax
 from jaxprune._tree import chosen, is_kernel
 from jaxprune._types import Array, Params, Where
 from jaxprune.irrelevance._exp import exp_of_negative
+from jaxprune.irrelevance._quantile import Quantile
 
 __all__ = [
     "Coefficient",
@@ -34,53 +35,6 @@ Coefficient = Callable[[Array, Any], Array]
 
 A relevance of NaN is to give 0, so that nothing is done about a weight of which nothing is known.
 """
-
-_INFINITY = 0x7F800000  # the bits of float32 infinity
-
-
-class Quantile(NamedTuple):
-    """An alpha taken from the gradients: this quantile of |g| over the weights that are not 0.
-
-    `decay` measures it at the first update and at the first one after each `restart`, and
-    holds it between. With a loss that is a mean, |g| lies far below 1, where an alpha of 1 does
-    nothing; this finds the scale. Ours, not the paper's.
-
-    Attributes:
-        q: the quantile, in (0, 1].
-    """
-
-    q: float
-
-    def measure(self, relevances: Sequence[Array], params: Sequence[Array], old: Array) -> Array:
-        """Return the least |g| that at least this fraction of the others do not exceed.
-
-        Args:
-            relevances: gradients, a leaf each; NaN is left out.
-            params: the weights, a leaf each; what is exactly 0 is left out.
-            old: float32 scalar, the answer where all is left out.
-
-        Returns:
-            float32 scalar > 0, an |g| to the last bit; where that is 0, the least normal number.
-        """
-        # Floats >= 0 are in the order of their bits: 31 halvings, without a sort.
-        bits = [
-            _bits(relevance, param) for relevance, param in zip(relevances, params, strict=True)
-        ]
-
-        def at_most(bound: Array) -> Array:
-            return sum((jnp.sum(leaf <= bound, dtype=jnp.int32) for leaf in bits), jnp.int32(0))
-
-        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bracket
-            middle = low + (high - low) // 2
-            enough = at_most(middle) >= goal
-            return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
-
-        there = at_most(jnp.int32(_INFINITY))
-        goal = jnp.maximum(1, jnp.ceil(jnp.float32(self.q) * there).astype(jnp.int32))
-        _, found = lax.fori_loop(0, 32, halve, (jnp.int32(-1), jnp.int32(_INFINITY)))
-        alpha = lax.bitcast_convert_type(found, jnp.float32)
-        return jnp.where(there > 0, jnp.maximum(alpha, jnp.finfo(jnp.float32).tiny), old)
 
 
 def exponential(relevance: Array, alpha: Any) -> Array:
@@ -101,7 +55,7 @@ def exponential(relevance: Array, alpha: Any) -> Array:
         >>> [f"{value:.4f}" for value in exponential(jnp.array([0.0, 0.5]), 0.5)]
         ['1.0000', '0.3679']
     """
-    return exp_of_negative(relevance * (-1 / jnp.maximum(alpha, jnp.finfo(jnp.float32).tiny)))
+    return exp_of_negative(relevance * (-1 / _at_least_tiny(alpha)))
 
 
 def hyperbolic(relevance: Array, alpha: Any) -> Array:
@@ -122,7 +76,8 @@ def hyperbolic(relevance: Array, alpha: Any) -> Array:
         >>> hyperbolic(jnp.array([0.0, 1.0, 3.0]), 1.0)
         Array([1.  , 0.5 , 0.25], dtype=float32)
     """
-    return jnp.where(relevance >= 0, 1 / (1 + relevance / alpha), 0)
+    ratio = relevance / _at_least_tiny(alpha)
+    return jnp.where(ratio >= 0, 1 / (1 + ratio), 0)  # NaN, also of inf / inf, is not
 
 
 def linear(relevance: Array, alpha: Any) -> Array:
@@ -143,6 +98,7 @@ def linear(relevance: Array, alpha: Any) -> Array:
         >>> linear(jnp.array([0.0, 0.25, 3.0]), 1.0)
         Array([1.  , 0.75, 0.  ], dtype=float32)
     """
+    alpha = _at_least_tiny(alpha)
     return jnp.where(relevance < alpha, 1 - relevance / alpha, 0)
 
 
@@ -154,7 +110,7 @@ def weigh(
     Args:
         relevance: real, of any sign: its magnitude counts; a constant to every derivative.
         coefficient: `exponential`, `hyperbolic`, `linear`, or any function of their kind.
-        alpha: scale of the relevance, > 0; inf gives 1 throughout.
+        alpha: scale of the relevance, > 0; inf gives 1 wherever the relevance is finite.
 
     Returns:
         Float32, or float64 where the relevance is.
@@ -252,12 +208,15 @@ def output_sensitivity(
     them `|d mean_b y_b,label_b / dw|`, one pass in all. Give it to `decay.decay_irrelevant`.
 
     Args:
-        outputs: params -> (batch, classes).
+        outputs: params -> floating (batch, classes).
         params: any pytree of floating arrays.
         labels: int (batch,), the class of each example, for the specific sensitivity.
 
     Returns:
-        A tree like the params, >= 0.
+        A tree like the params, >= 0; float32, or float64 where a param is.
+
+    Raises:
+        ValueError: if the outputs have another number of dimensions than two.
 
     References:
         Tartaglione et al., 2018: sensitivity, unspecific and specific; that the batch is averaged
@@ -275,18 +234,23 @@ def output_sensitivity(
         (grads,) = pull_back(direction)
         return jax.tree.map(lambda old, grad: old + jnp.abs(grad), total, grads), None
 
-    total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, params), jnp.eye(len(means)))
+    def zeros(param: Array) -> Array:
+        return jnp.zeros(param.shape, jnp.promote_types(param.dtype, jnp.float32))
+
+    ways = jnp.eye(len(means), dtype=means.dtype)
+    total, _ = lax.scan(add, jax.tree.map(zeros, params), ways)
     return jax.tree.map(lambda leaf: leaf / len(means), total)
 
 
 def _means(outputs: Array, labels: Array | None) -> Array:
     """Return the means over the batch: of each class, or of the labels' outputs, as one."""
+    if outputs.ndim != 2:
+        raise ValueError(f"`outputs` gave the shape {outputs.shape}; give (batch, classes).")
     if labels is not None:
         outputs = jnp.take_along_axis(outputs, labels[:, None], axis=-1)
     return jnp.mean(outputs, axis=0)
 
 
-def _bits(relevance: Array, param: Array) -> Array:
-    """Return the bits of |relevance| as int32; above those of infinity for what is left out."""
-    bits = lax.bitcast_convert_type(jnp.abs(relevance).astype(jnp.float32), jnp.int32)
-    return jnp.where(param != 0, bits, _INFINITY + 1)
+def _at_least_tiny(alpha: Any) -> Array:
+    """Return the scale; the least normal number where it is 0 or below that."""
+    return jnp.maximum(alpha, jnp.finfo(jnp.float32).tiny)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import masks
 from jaxprune.procedures._disk import Directory, Row, resume, save
@@ -115,7 +116,9 @@ def run(
             "evaluate_seconds": evaluated - trained,
             "prune_seconds": time.perf_counter() - evaluated,
         }
-        row = {"round": len(history), **figures, **more, "finite": finite(figures), **seconds}
+        own = {"round": len(history), **more, "finite": finite(figures), **seconds}
+        _check_names(figures, own)
+        row = {**figures, **own}
         history = [*history, row]
         training.record(row, carry.state)
         # A state that is broken goes to no disk: the same call then repeats this round.
@@ -145,7 +148,22 @@ def figures_of(training: Training, state: Any) -> dict[str, float]:
         raise ValueError(
             f"`evaluate` gave {figures!r}; let it give figures by name, as {{'accuracy': 0.98}}."
         )
-    return {name: float(value) for name, value in figures.items()}
+    return {name: _number(value) for name, value in figures.items()}
+
+
+def _number(value: Any) -> float:
+    """Return a figure as the number that it prints as: a float32 of 0.8 is 0.8, not above it."""
+    scalar = np.asarray(value)[()]
+    short = jnp.issubdtype(scalar.dtype, jnp.floating) and scalar.dtype.itemsize < 8
+    return float(str(scalar)) if short else float(scalar)
+
+
+def _check_names(figures: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    if taken := sorted(figures.keys() & own.keys()):
+        raise ValueError(
+            f"`evaluate` gives a figure called {taken[0]!r}, which every row has already; give it"
+            " another name."
+        )
 
 
 def finite(figures: Mapping[str, Any]) -> bool:
@@ -226,4 +244,9 @@ def _check_state(state: Any) -> None:
         raise ValueError(
             f"`state` is a {type(state).__name__}; give a NamedTuple or a dataclass with the fields"
             " `params` and `opt_state`."
+        )
+    if jax.tree_util.all_leaves([state]):
+        raise ValueError(
+            f"`state` is a {type(state).__name__}, which JAX does not know as a pytree; decorate it"
+            " with `jax.tree_util.register_dataclass`."
         )

@@ -46,8 +46,8 @@ def search_threshold(
 
     Args:
         loss_at: threshold -> loss with everything below it removed; NaN counts as above the bound.
-        bound: the largest loss allowed.
-        start: the first threshold.
+        bound: the largest loss allowed, >= `unpruned`.
+        start: the first threshold, from `low` to `high`.
         low: one that removes nothing.
         high: one that removes everything; its loss counts as infinite.
         unpruned: the loss at `low`.
@@ -55,6 +55,10 @@ def search_threshold(
 
     Returns:
         The threshold and the number of evaluations.
+
+    Raises:
+        ValueError: for thresholds that are not finite or not in order, or a bound that is broken
+            before anything is removed.
 
     References:
         Tartaglione et al., "LOBSTER", 2022, as in the authors' code.
@@ -66,6 +70,15 @@ def search_threshold(
         >>> round(found.threshold, 6), found.evaluations
         (0.240625, 5)
     """
+    if not -math.inf < low <= start <= high < math.inf:
+        raise ValueError(
+            f"`low={low}`, `start={start}` and `high={high}` must be finite and in this order;"
+            " magnitudes of weights are."
+        )
+    if not unpruned <= bound:
+        raise ValueError(
+            f"`bound={bound}` is below `unpruned={unpruned}`, so that nothing may go; raise it."
+        )
     first = loss_at(start)
     if first < bound:
         low, low_loss, high_loss = start, first, math.inf
@@ -81,7 +94,7 @@ def search_threshold(
             low, low_loss = middle, loss
         else:
             high, high_loss = middle, loss
-        if abs(low_loss - high_loss) < _SETTLED * bound:
+        if abs(low_loss - high_loss) < _SETTLED * abs(bound):
             return Search(low if strict else (low + high) / 2, evaluations)
 
 

@@ -163,7 +163,10 @@ def _swap(masks: Masks, part: Any) -> Any:
     """Put new masks in the place of those that are held, leaf by leaf."""
     if not _is_keeper(part):
         return part
-    return KeepMaskedState(jax.tree.map(_like, part.masks, masks, is_leaf=_is_hole))
+    # By leaves: NNX keeps variables of another type here than among the params.
+    old, structure = jax.tree.flatten(part.masks, is_leaf=_is_hole)
+    pairs = zip(old, jax.tree.leaves(masks), strict=True)
+    return KeepMaskedState(jax.tree.unflatten(structure, [_like(*pair) for pair in pairs]))
 
 
 def _like(old: Any, new: Array) -> Any:

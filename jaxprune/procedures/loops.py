@@ -31,7 +31,7 @@ __all__ = [
     "search_threshold",
 ]
 
-_GOOD_ENOUGH = 1.01  # of the lowest loss: less than a per cent above it is no bad evaluation
+_SLACK = 0.01  # of the lowest loss: less than that above it is no bad evaluation
 
 
 class Outcome(NamedTuple):
@@ -169,7 +169,7 @@ def prune_at_plateaus(
     An evaluation is bad unless its loss is less than 1 % above the lowest since the last pruning.
     After `patience` bad ones on end, the state of the lowest loss is restored and snapshot, and
     every weight below a threshold goes, that `search_threshold` finds under the bound
-    `(1 + tolerance) * loss`.
+    `loss + tolerance * |loss|`.
 
     Args:
         state: of a model that is trained; with `params` and `opt_state`, see `Training`.
@@ -200,7 +200,7 @@ def prune_at_plateaus(
     def judge(carry: Carry, figures: Row, history: list[Row]) -> tuple[Carry, Row]:
         loss, (snapshot, lowest) = _rounds.value_of(figures, metric), carry.kept
         so_far, bad = (history[-1]["lowest"], history[-1]["bad"]) if history else (None, 0)
-        bad = 0 if so_far is None or loss < _GOOD_ENOUGH * so_far else bad + 1
+        bad = 0 if so_far is None or loss < _above(so_far, _SLACK) else bad + 1
         if so_far is None or loss < so_far:
             so_far, lowest = loss, copy_of(carry.state)
         row = {
@@ -230,7 +230,7 @@ def prune_at_plateaus(
     start = Carry(state, (copy_of(state), copy_of(state)))
     knobs = {"metric": metric, "tolerance": tolerance, "patience": patience, "strict": strict}
     carry, history, ended = run(start, training, judge, stop, directory, knobs)
-    reached = any(row.get("plateau", False) for row in history)
+    reached = any(row["pruned"] for row in history)
     return Outcome(carry.kept[0], reached, carry.state, history, ended)
 
 
@@ -286,6 +286,11 @@ def _threshold(
         pruned = _rounds.changed(copy_of(state), _below, threshold)
         return _rounds.value_of(_rounds.figures_of(training, pruned), metric)
 
-    bound = (1 + tolerance) * loss
+    bound = _above(loss, tolerance)
     ends = {"start": mean, "low": low, "high": high, "unpruned": loss}
     return search_threshold(loss_at, bound=bound, strict=strict, **ends).threshold
+
+
+def _above(loss: float, share: float) -> float:
+    """Return what is a share of a loss worse than it; losses may be negative."""
+    return loss + share * abs(loss)
