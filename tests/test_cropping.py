@@ -189,7 +189,7 @@ def test_what_was_recorded_of_a_weight_that_goes_stays():
     params = {"kernel": jax.random.normal(KEYS[0], (10, 5))}
     inside = optax.chain(decay.add_irrelevance_penalty(1e-3), optax.sgd(0.1), pruning.keep_masked())
     recorder = record_dynamics(inside, capacity=10, coefficient=relevance.exponential)
-    _, state = recorder.update(params, recorder.init(params), params)
+    _, state = recorder.update(params, recorder.init(params), params, relevance=params)
     _, cropped = cropping.crop(params, state, 40)
     was, now = (part.recording.coefficients["kernel"] for part in (state, cropped))
     assert was.shape == params["kernel"].shape and np.array_equal(was, now, equal_nan=True)

@@ -19,6 +19,7 @@ __all__ = [
     "Row",
     "Training",
     "as_it_is",
+    "begin",
     "changed",
     "check_counts",
     "copy_of",
@@ -98,9 +99,8 @@ def run(
         The last carry, all rows, and the reason; a figure that is not finite is one.
 
     Raises:
-        ValueError: for a state that cannot be changed, or a directory of other knobs.
+        ValueError: for figures that rows have already, or a directory of other knobs.
     """
-    _check_state(carry.state)
     carry, history = resume(carry, directory, knobs)
     while not (reason := stop(history)):
         start = time.perf_counter()
@@ -154,8 +154,7 @@ def figures_of(training: Training, state: Any) -> dict[str, float]:
 def _number(value: Any) -> float:
     """Return a figure as the number that it prints as: a float32 of 0.8 is 0.8, not above it."""
     scalar = np.asarray(value)[()]
-    short = jnp.issubdtype(scalar.dtype, jnp.floating) and scalar.dtype.itemsize < 8
-    return float(str(scalar)) if short else float(scalar)
+    return float(str(scalar)) if scalar.dtype in (np.float32, np.float16) else float(scalar)
 
 
 def _check_names(figures: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -238,7 +237,8 @@ def check_counts(**counts: int | None) -> None:
             raise ValueError(f"`{name}={count}` must be at least 1.")
 
 
-def _check_state(state: Any) -> None:
+def begin(state: Any, snapshots: int) -> Carry:
+    """Return the carry to begin with: the state, and copies of it; one that will not do raises."""
     rebuilt = hasattr(state, "_replace") or dataclasses.is_dataclass(state)
     if not (rebuilt and hasattr(state, "params") and hasattr(state, "opt_state")):
         raise ValueError(
@@ -250,3 +250,4 @@ def _check_state(state: Any) -> None:
             f"`state` is a {type(state).__name__}, which JAX does not know as a pytree; decorate it"
             " with `jax.tree_util.register_dataclass`."
         )
+    return Carry(state, tuple(copy_of(state) for _ in range(snapshots)))

@@ -4,6 +4,7 @@ The params get exact zeros, the pruner in the optimizer's state holds them, mome
 erased, and penalties begin anew. All functions are pure, and can be jitted.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import masks as masks_
-from jaxprune._tree import same_structure
+from jaxprune._tree import map_named, named_leaves, same_structure
 from jaxprune._types import Array, Masks, Params
 from jaxprune.allocation import Budget
 from jaxprune.irrelevance.decay import restart
@@ -136,8 +137,7 @@ def hold(params: Params, opt_state: Any, masks: Masks) -> tuple[Params, Any]:
     same_structure(masks, params, "masks")
     _held(opt_state, params)
     params = masks_.apply(params, masks)
-    swap = partial(_swap, jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(masks)))
-    swapped = jax.tree.map(swap, opt_state, is_leaf=_is_keeper)
+    swapped = jax.tree.map(partial(_swap, dict(named_leaves(masks))), opt_state, is_leaf=_is_keeper)
     return params, restart(_ERASER.update(params, swapped, params)[1])
 
 
@@ -159,24 +159,17 @@ def _held(opt_state: Any, params: Params) -> Masks:
     return masks_.read(opt_state, params)
 
 
-def _swap(masks: Masks, part: Any) -> Any:
+def _swap(masks: Mapping[str, Array], part: Any) -> Any:
     """Put new masks in the place of those that are held, leaf by leaf."""
     if not _is_keeper(part):
         return part
-    # By leaves: NNX keeps variables of another type here than among the params.
-    old, structure = jax.tree.flatten(part.masks, is_leaf=_is_hole)
-    pairs = zip(old, jax.tree.leaves(masks), strict=True)
-    return KeepMaskedState(jax.tree.unflatten(structure, [_like(*pair) for pair in pairs]))
+    # By name: `optax.partition` leaves holes, and NNX keeps variables of another type here.
+    return KeepMaskedState(map_named(lambda name, old: _like(old, masks[name]), part.masks))
 
 
-def _like(old: Any, new: Array) -> Any:
-    # A 0-d mask takes no part, and a hole of `optax.partition` is another part's business.
-    return old if _is_hole(old) or not old.ndim else jnp.broadcast_to(new, old.shape)
+def _like(old: Array, new: Array) -> Array:
+    return jnp.broadcast_to(new, old.shape) if old.ndim else old  # a 0-d mask takes no part
 
 
 def _is_keeper(part: Any) -> bool:
     return isinstance(part, KeepMaskedState)
-
-
-def _is_hole(part: Any) -> bool:
-    return isinstance(part, optax.MaskedNode)

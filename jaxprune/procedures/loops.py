@@ -146,7 +146,7 @@ def prune_while_good(
         return _rounds.used_up(last, rounds)
 
     knobs = {"metric": metric, "bound": bound, "fraction": fraction}
-    start = Carry(state, (copy_of(state),))
+    start = _rounds.begin(state, 1)
     carry, history, ended = run(start, training, judge, stop, directory, knobs)
     ended += _rounds.from_bound(history, metric, bound)
     reached = any(row["good"] for row in history)
@@ -227,7 +227,7 @@ def prune_at_plateaus(
             return f"No weight can go within {tolerance:g} of the loss."
         return _rounds.used_up(last, rounds)
 
-    start = Carry(state, (copy_of(state), copy_of(state)))
+    start = _rounds.begin(state, 2)
     knobs = {"metric": metric, "tolerance": tolerance, "patience": patience, "strict": strict}
     carry, history, ended = run(start, training, judge, stop, directory, knobs)
     reached = any(row["pruned"] for row in history)
