@@ -19,17 +19,19 @@ from experiments.config import Config, Finished, keep_zeros
 from experiments.train import State
 from experiments.units import FILTERS, Units
 from jaxprune import growing
-from jaxprune.growing import PRESETS, Growth
+from jaxprune.growing import Growth
 
 __all__ = [
     "Layers",
     "all_leaves",
-    "both",
     "comparison",
     "momentum",
     "ratios",
     "stepped",
 ]
+
+_LEARNED = 0.9
+"""Of the loss of chance: a base that is no better has learned nothing to speak of."""
 
 Layers = tuple[tuple[str, float | Mapping[float, float] | None], ...]
 """(pattern of the path, ratio) of the layers that lose units. The ratio may hang on the sparsity
@@ -58,22 +60,6 @@ def momentum(
 
 stepped = partial(momentum, decays=(0.5, 0.75))
 """Momentum SGD whose learning rate falls tenfold at a half and at three quarters of the run."""
-
-
-def both(preset: str) -> dict[str, Growth]:
-    """Return the two published methods under one of the library's presets.
-
-    Args:
-        preset: a key of `jaxprune.growing.PRESETS`.
-
-    Returns:
-        Name of the method -> schedule of its penalty.
-
-    Example:
-        >>> [(name, growth.pick_ceiling) for name, growth in both("cifar").items()]
-        [('GReg-1', None), ('GReg-2', 0.01)]
-    """
-    return {"GReg-1": PRESETS[preset].at_start(), "GReg-2": PRESETS[preset]}
 
 
 def ratios(layers: Layers, sparsity: float) -> dict[str, float]:
@@ -129,7 +115,8 @@ def comparison(
         base: how the network is trained that all begin with.
         layers: which layers lose filters.
         pushing: fields of the penalty's stage, such as its epochs and learning rate; its optimizer
-            must be one that the whole run keeps constant.
+            must be one that the whole run keeps constant. Epochs may hang on the method, as by
+            `greg_published.lasting`; the controls then have the most.
         tuning: fields of the fine-tuning, likewise, with its sparsities.
         growths: name of the method -> schedule of its penalty.
         inputs: shape of an image and number of classes, for the control from scratch.
@@ -140,6 +127,10 @@ def comparison(
     """
     # What is as usual is not spelled out: by its spelling a run is known as the same one.
     kind: dict[str, Any] = {} if units is None else {"units": units}
+    epochs = pushing["epochs"]
+    most = epochs if isinstance(epochs, int) else max(epochs.values())
+    own = {} if isinstance(epochs, int) else {n: {"epochs": e} for n, e in epochs.items()}
+    pushing = {**pushing, "epochs": most}
     descent = pushing["optimizer"]
     pace = {} if descent is momentum else {"descent": descent}
     base = dataclasses.replace(base, stage="base", sparsities=(0.0,))
@@ -151,13 +142,16 @@ def comparison(
         optimizer=_aside,
         examine=_growth,
         variants={
-            name: {"pruner": partial(_pushed, layers=layers, growth=growth, **kind, **pace)}
+            name: {
+                "pruner": partial(_pushed, layers=layers, growth=growth, **kind, **pace),
+                **own.get(name, {}),
+            }
             for name, growth in growths.items()
         },
     )
     stroke = partial(_at_one_stroke, layers=layers, **kind)
     removed = partial(_removed, **kind) if kind else _removed
-    more = tuning["epochs"] + pushing["epochs"]
+    more = tuning["epochs"] + most
     return dataclasses.replace(
         base,
         stage="trainings",
@@ -224,6 +218,8 @@ def _removed(
             f"The penalty of sparsity {sparsity} is in phase {seen.phase} after {state.step} steps;"
             " give the pushing more epochs, or a schedule that ends earlier."
         )
+    if (margin := min(map(float, seen.margins.values()))) < 1:
+        print(f"Some units that go are larger than some that stay, {1 / margin:.2g} times as much.")
     return units.remove(state.params, seen.masks), state.stats
 
 
@@ -236,8 +232,24 @@ def _at_one_stroke(
     layers: Layers,
     units: Units = FILTERS,
 ) -> tuple[Any, Any]:
-    del config, key
+    del key
+    _refuse_untrained(config, state)
     return units.remove(state.params, _smallest(state.params, sparsity, layers, units)), state.stats
+
+
+def _refuse_untrained(config: Config, state: State) -> None:
+    """Stop before anything is pushed: of the grid's variants the one-shot control is the first."""
+    base = config.after
+    if base is None:
+        return
+    loss = float(state.loss) * base.epochs / int(state.step)  # of the last epoch
+    chance = math.log(state.params["output"]["bias"].size)
+    if not loss < _LEARNED * chance:
+        raise ValueError(
+            f"The stage `{base.stage}` ends with a training loss of {loss:.3g}, where chance is"
+            f" {chance:.3g}: growing regularisation begins with a trained network. Give it more"
+            " epochs, or another learning rate."
+        )
 
 
 def _from_scratch(

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from experiments import configs, greg, greg_picks, grid
-from experiments.configs.greg_lenet300 import config
+from experiments.configs.greg_lenet300 import BASE, config
 from experiments.models.lenet300 import lenet300
 from experiments.units import ENTRIES
 from jaxprune import growing
@@ -46,7 +46,7 @@ def zeros(params: Any) -> dict[str, int]:
 def test_a_pushed_network_loses_what_one_stroke_takes_with_its_biases(params: Any) -> None:
     key = jax.random.key(0)
     ours, _ = greg._removed(config, 0.5, key, pushed(params, QUICK, 6))
-    base: Any = SimpleNamespace(params=params, stats={})
+    base: Any = SimpleNamespace(params=params, stats={}, loss=1.0, step=40)
     theirs, _ = greg._at_one_stroke(config, 0.5, key, base, layers=LAYERS)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     fresh, _ = greg._from_scratch(config, 0.5, key, base, layers=LAYERS, inputs=INPUTS)
@@ -64,6 +64,30 @@ def test_a_pushing_that_is_too_short_is_refused_before_it_begins(params: Any) ->
         greg._pushed(config, 3, 0.5, jax.random.key(0), layers=LAYERS, growth=QUICK)
     endless = QUICK._replace(ceiling=1e6, ratio_limit=10.0)  # a ratio ends it
     greg._pushed(config, 3, 0.5, jax.random.key(0), layers=LAYERS, growth=endless)
+
+
+def test_a_base_that_has_learned_nothing_is_refused(params: Any) -> None:
+    # Ten steps an epoch, each with the loss of chance among three classes.
+    base: Any = SimpleNamespace(params=params, stats={}, loss=11.0, step=10 * BASE.epochs)
+    with pytest.raises(ValueError, match=r"`base` ends with a training loss of 1.1, .* 1.1:"):
+        greg._at_one_stroke(config, 0.5, jax.random.key(0), base, layers=LAYERS)
+
+
+def test_a_published_penalty_is_held_no_longer_than_its_last_epoch() -> None:
+    stages = grid.stages(configs.find("greg_vgg19"))
+    epochs = {name: own["epochs"] for name, own in stages["pushed"].variants.items()}
+    assert epochs == {"GReg-1": 565, "GReg-2": 611, "jump": 565}
+    assert stages["longer"].epochs == 611
+    assert stages["trainings"].variants["one-shot, tuned longer after"]["epochs"] == 731
+
+
+def test_a_pick_that_is_not_apart_is_told(params: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = pushed(params, QUICK, 6)
+    doomed = growing.read(ended.opt_state, params).masks
+    grown = jax.tree.map(lambda p, m: p if m.ndim == 0 else jnp.where(m, p, 50.0), params, doomed)
+    ended.params = grown
+    greg._removed(config, 0.5, jax.random.key(0), ended)
+    assert "larger than some that stay" in capsys.readouterr().out
 
 
 def test_every_method_begins_where_it_should() -> None:
@@ -94,6 +118,7 @@ def test_the_figures_of_a_pushing_are_told_by_layer(params: Any) -> None:
 def test_single_weights_go_without_their_biases(params: Any) -> None:
     key, kernels, units = jax.random.key(0), (("*/kernel", None),), {"units": ENTRIES}
     ended = pushed(params, QUICK, 6, kernels, **units)
+    ended.loss = 1.0
     ours, _ = greg._removed(config, 0.5, key, ended, **units)
     theirs, _ = greg._at_one_stroke(config, 0.5, key, ended, layers=kernels, **units)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)

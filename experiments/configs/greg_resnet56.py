@@ -10,7 +10,8 @@ last epoch). Not run here: some 600 epochs a training, for an accelerator.
 
 from experiments.augment import crop_and_flip
 from experiments.config import Config
-from experiments.greg import both, comparison, momentum, stepped
+from experiments.greg import comparison, momentum, stepped
+from experiments.greg_published import lasting, methods
 from experiments.models.resnet import resnet56
 
 __all__ = ["config"]
@@ -28,13 +29,17 @@ _BASE = Config(
 config = comparison(
     _BASE,
     (("blocks/*/conv_1/kernel", None),),
-    pushing={"epochs": 306, "learning_rate": 1e-3, "optimizer": momentum},
+    pushing={
+        "epochs": lasting(methods("cifar"), 390),  # batches
+        "learning_rate": 1e-3,
+        "optimizer": momentum,
+    },
     tuning={
         "epochs": 120,
         "learning_rate": 0.01,
         "optimizer": stepped,
         "sparsities": (0.5, 0.7, 0.9, 0.925, 0.95),
     },
-    growths=both("cifar"),
+    growths=methods("cifar"),
     inputs=((32, 32, 3), 10),
 )

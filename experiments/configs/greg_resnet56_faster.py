@@ -8,7 +8,8 @@ convolution 75, 75 and 32 % go in the three stages, 43 % of all weights. Not run
 """
 
 from experiments.configs.greg_resnet56 import _BASE
-from experiments.greg import both, comparison, momentum, stepped
+from experiments.greg import comparison, momentum, stepped
+from experiments.greg_published import lasting, methods
 
 __all__ = ["config"]
 
@@ -21,13 +22,17 @@ _LAYERS = (
 config = comparison(
     _BASE,
     _LAYERS,
-    pushing={"epochs": 306, "learning_rate": 1e-3, "optimizer": momentum},
+    pushing={
+        "epochs": lasting(methods("cifar"), 390),  # batches
+        "learning_rate": 1e-3,
+        "optimizer": momentum,
+    },
     tuning={
         "epochs": 120,
         "learning_rate": 0.01,
         "optimizer": stepped,
         "sparsities": (0.43,),
     },
-    growths=both("cifar"),
+    growths=methods("cifar"),
     inputs=((32, 32, 3), 10),
 )
