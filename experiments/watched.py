@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import examine
+from experiments import examine, writers
 from experiments.config import Config, Finished, gradually
 from experiments.models import Network
 from jaxprune import counts, penalties, report, schedules, structure
@@ -180,7 +180,7 @@ def nodes_left(finished: Finished) -> dict[str, float]:
     if found is not None:
         recordings.save(found, finished.directory / "dynamics.npz")
         recordings.save(found, finished.directory / "dynamics.csv")
-        _draw(finished.directory.parent)
+        _draw(finished.directory)
     both = (plan.function, tree), (left.function, left.params)
     macs = [counts.total(counts.layers(*one, images[:1])).macs for one in both]
     dense, smaller = examine.latencies(finished, *both)
@@ -263,15 +263,30 @@ def _is_param(name: str) -> bool:
     return name.startswith("params/")
 
 
-def _draw(trainings: Path) -> None:
+def _draw(place: Path) -> None:
+    """Draw the trainings beside a place that are finished, and the one there."""
     runs: dict[str, list[Recording]] = {}
-    files = sorted(trainings.glob("*/dynamics.npz"))
-    for file in sorted(files, key=lambda file: not file.parent.name.startswith("none")):
-        first, *rest = file.parent.name.rsplit("-", 2)[0].split("-")
+    outcomes: dict[str, list[pictures.Outcome]] = {}
+    places = [path.parent for path in place.parent.glob("*/metrics.jsonl")]
+    done = [path for path in places if path == place or (path / "result.json").exists()]
+    for training in sorted(done, key=lambda path: (not path.name.startswith("none"), path)):
+        first, *rest = training.name.rsplit("-", 2)[0].split("-")
         label = " ".join([first if first == "none" else first.upper(), *rest])
-        runs.setdefault(label, []).append(recordings.load(file))
-    folder = trainings.parent / "pictures"
+        last, nodes = writers.read_lines(training / "metrics.jsonl")[-1], 1.0
+        if (file := training / "dynamics.npz").exists():
+            found = recordings.load(file)
+            runs.setdefault(label, []).append(found)
+            groups = found.groups.values()
+            nodes -= sum(float(g.closed[-1]) for g in groups) / sum(
+                g.since.shape[1] for g in groups
+            )
+        outcomes.setdefault(label, []).append(
+            pictures.Outcome(last["sparsity"], nodes, last["test_accuracy"])
+        )
+    folder = place.parent.parent / "pictures"
     folder.mkdir(exist_ok=True)
+    # The controls by magnitude would lie over what is to be seen; accuracy has them too.
+    chosen = {label: found for label, found in runs.items() if "magnitude" not in label} or runs
     for plot in (
         pictures.plot_sparsity,
         pictures.plot_deaths,
@@ -282,4 +297,5 @@ def _draw(trainings: Path) -> None:
         pictures.plot_revivals,
         pictures.plot_norms,
     ):
-        plot(runs).savefig(folder / f"{plot.__name__.removeprefix('plot_')}.png")
+        plot(chosen).savefig(folder / f"{plot.__name__.removeprefix('plot_')}.png")
+    pictures.plot_accuracy(outcomes).savefig(folder / "accuracy.png")

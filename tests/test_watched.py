@@ -26,7 +26,7 @@ def out(tmp_path_factory):
 
 def test_the_dead_node_picture_is_drawn(out):
     drawn = {file.name for file in (out / "pictures").glob("*.png")}
-    assert {"deaths.png", "nodes_against_weights.png", "norms.png"} <= drawn and len(drawn) == 8
+    assert {"deaths.png", "accuracy.png", "norms.png"} <= drawn and len(drawn) == 9
 
 
 def test_the_recording_is_kept_as_a_table_and_whole(out):
