@@ -276,13 +276,12 @@ def _draw(place: Path) -> None:
         if (file := training / "dynamics.npz").exists():
             found = recordings.load(file)
             runs.setdefault(label, []).append(found)
-            groups = found.groups.values()
-            nodes -= sum(float(g.closed[-1]) for g in groups) / sum(
-                g.since.shape[1] for g in groups
-            )
-        outcomes.setdefault(label, []).append(
-            pictures.Outcome(last["sparsity"], nodes, last["test_accuracy"])
-        )
+            dead = [
+                (int(group.closed[-1]), group.since.shape[1]) for group in found.groups.values()
+            ]
+            nodes -= sum(gone for gone, _ in dead) / sum(size for _, size in dead)
+        end = pictures.Outcome(last["sparsity"], nodes, last["test_accuracy"])
+        outcomes.setdefault(label, []).append(end)
     folder = place.parent.parent / "pictures"
     folder.mkdir(exist_ok=True)
     # The controls by magnitude would lie over what is to be seen; accuracy has them too.
