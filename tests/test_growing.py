@@ -11,9 +11,10 @@ import optax
 import pytest
 
 from jaxprune import growing, masks, one_shot, penalties, pruning, structure
-from jaxprune.granularity import blocks, channels, entries
+from jaxprune.granularity import blocks, channels, entries, n_of_m
 from jaxprune.growing import PRESETS, Growth, add_growing_penalty, read
 from jaxprune.growing._layers import count_of
+from tests.networks.small import drawn
 
 # T1: four filters whose mean magnitudes are .1, .4, .2, .3.
 FOUR = {"conv": {"kernel": jnp.array([[0.1, -0.4, 0.2, 0.3]] * 2), "bias": jnp.full(4, 0.5)}}
@@ -249,6 +250,27 @@ def test_a_ratio_ends_the_growth_of_its_layer_or_that_of_all():
     assert apart("all", least_updates=1) == [10, 10]
 
 
+@pytest.mark.parametrize(
+    ("least_updates", "ends"), [(0, (2, 2)), (3, (2, 5))], ids=["at the pick", "3 updates later"]
+)
+def test_a_dead_filter_ends_the_growth_so_many_updates_after_the_pick(least_updates, ends):
+    dead = {"kernel": jnp.array([[0.0, 1.0, 2.0, 3.0]] * 2)}
+    growth = Growth(every=1, pick_ceiling=0.02, pick_increment=0.01, kept=-1e-3, weight_decay=1e-3)
+    growth = growth._replace(ratio_limit=1000.0, least_updates=least_updates)
+    tx = add_growing_penalty(0.25, growth)
+    state, update = tx.init(dead), jax.jit(tx.update)
+    for _ in range(8):
+        _, state = update(still(dead), state, dead)
+    layer = read(state, dead).layers["kernel"]
+    assert (layer.picked, layer.updates) == ends and layer.finished
+    # Who ends at the pick leaves all under its strength, as the authors' code does.
+    np.testing.assert_allclose(layer.kept_strength, 0.02 if ends[1] == 2 else -1e-3, rtol=1e-6)
+
+
+def test_the_preset_of_the_authors_code_lets_a_dead_filter_end_the_growth_at_once():
+    assert PRESETS["official_code"].least_updates == 0 < PRESETS["cifar"].least_updates
+
+
 def test_without_a_limit_not_even_a_dead_filter_ends_the_growth():
     never = add_growing_penalty(0.5, Growth(every=1, ratio_limit=math.inf))
     dead = {"a": jnp.array([[0.0, 1.0]] * 2)}
@@ -343,6 +365,16 @@ def test_any_granularity_can_grow(granularity, doomed):
     np.testing.assert_array_equal(read(state, params).masks["kernel"], ~doomed)
 
 
+@pytest.mark.parametrize(("ratio", "kept"), [(0.25, 24), (0.5, 16), (0.75, 16)])
+def test_no_ratio_takes_what_the_granularity_keeps(ratio, kept):
+    params = {"kernel": jax.random.normal(jax.random.key(7), (8, 4))}
+    tx = add_growing_penalty(ratio, QUICK, granularity=n_of_m(2, 4))
+    mask = read(tx.init(params), params).masks["kernel"]
+    assert mask.sum() == kept and mask.reshape(2, 4, 4).sum(1).min() >= 2
+    want = one_shot.prune(params, ratio, granularity=n_of_m(2, 4))["kernel"]
+    np.testing.assert_array_equal(mask, want)
+
+
 def test_a_given_set_is_pushed_whatever_chose_it():
     params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]]), "bias": jnp.full(4, 0.3)}
     given = one_shot.prune(params, 0.5, score=lambda param: -jnp.abs(param))
@@ -350,6 +382,28 @@ def test_a_given_set_is_pushed_whatever_chose_it():
     got, state = jax.jit(tx.update)(still(params), tx.init(params), params)
     np.testing.assert_array_equal(got["kernel"], [[0, 0, 0.75, 1.0]])
     np.testing.assert_array_equal(read(state, params).masks["kernel"], given["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("kept", "overlap"), [([0, 0, 1, 1], 1), ([0, 1, 0, 1], 0.5), ([1, 1, 0, 0], 0)]
+)
+def test_the_overlap_of_a_given_set_is_that_with_one_shot_l1_of_its_size(kept, overlap):
+    params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]])}
+    given = {"kernel": jnp.array([kept], bool)}
+    state = add_growing_penalty(masks=given).init(params)
+    assert read(state, params).layers["kernel"].overlap == overlap
+
+
+def test_of_a_given_set_only_chosen_leaves_are_pulled_and_the_others_go_along():
+    keep = jnp.array([False, True, True, False])
+    given = {"conv": {"kernel": jnp.broadcast_to(keep, (2, 4)), "bias": keep}}
+    tx = add_growing_penalty(masks=given, growth=QUICK)
+    # The state is the step's to use up, the masks are the caller's.
+    got, state = jax.jit(tx.update, donate_argnums=1)(still(FOUR), tx.init(FOUR), FOUR)
+    assert not np.any(got["conv"]["bias"]) and np.any(got["conv"]["kernel"])
+    seen = read(state, FOUR)
+    assert list(seen.layers) == list(seen.margins) == ["conv/kernel"]
+    jax.tree.map(np.testing.assert_array_equal, seen.masks, given)
 
 
 def test_the_jump_is_a_ceiling_of_zero():
@@ -443,6 +497,136 @@ def test_a_ratio_on_a_residual_stream_names_the_group_unless_it_may_go_together(
     want = np.argsort(np.argsort(together)) >= 3
     np.testing.assert_array_equal(kept["stem"][0], want)
     np.testing.assert_array_equal(kept["conv2"][0], want)
+
+
+def nested(params, x):
+    """A layer of its own and a residual stream, of which one name is the end of the other."""
+    x = jax.nn.relu(x @ params["block"]["conv"]["kernel"]) @ params["mid"]
+    x = x @ params["conv"]["kernel"]
+    return (x + jax.nn.relu(x @ params["up"]) @ params["down"]) @ params["head"]
+
+
+def test_layers_are_found_in_the_plan_by_their_whole_names():
+    params = drawn(mid=(8, 5), up=(6, 7), down=(7, 6), head=(6, 2), a=(3, 8), b=(5, 6))
+    params |= {"block": {"conv": {"kernel": params.pop("a")}}, "conv": {"kernel": params.pop("b")}}
+    x, branch = jnp.ones((4, 3)), {"model": params, "step": jnp.float32(0)}
+    alone = structure.plan(nested, params, x)
+    within = structure.plan(lambda tree, x: nested(tree["model"], x), branch, x)
+    for plan, name in ((alone, "conv/kernel:1"), (within, "model/conv/kernel:1")):
+        add_growing_penalty({"block/*": 0.5}, plan=plan).init(params)
+        with pytest.raises(ValueError, match=f"'conv/kernel' shares its units .* '{name}'"):
+            add_growing_penalty({"conv/*": 0.5}, plan=plan).init(params)
+        both = add_growing_penalty({"conv/*": 0.5, "down": 0.5}, plan=plan, coupled=True)
+        kept = read(both.init(params), params).masks
+        np.testing.assert_array_equal(kept["conv"]["kernel"][0], kept["down"][0])
+    other = {**params, "mid": jnp.ones((8, 4))}
+    with pytest.raises(ValueError, match=r"`plan` .* 'mid' has shape \(8, 4\), there \(8, 5\)"):
+        add_growing_penalty({"block/*": 0.5}, plan=within).init(other)
+    twice = structure.plan(
+        lambda two, x: nested(two["a"], x) + nested(two["b"], x), {"a": params, "b": params}, x
+    )
+    with pytest.raises(ValueError, match="under 'a/' and under 'b/'"):
+        add_growing_penalty({"block/*": 0.5}, plan=twice).init(params)
+
+
+def grouped(params, x):
+    """A convolution in two groups, whose filters the function takes in pairs."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    x = jax.lax.conv_general_dilated(x, params["wide"], (1, 1), "SAME", dimension_numbers=numbers)
+    x = jax.lax.conv_general_dilated(
+        x, params["conv"], (1, 1), "SAME", dimension_numbers=numbers, feature_group_count=2
+    )
+    return x.mean((1, 2)) @ params["head"]
+
+
+def joined(params, x):
+    """Two layers side by side, added to a third that spans both."""
+    both = jnp.concatenate([x @ params["a"], x @ params["b"]], -1)
+    return (both + x @ params["sum"]) @ params["head"]
+
+
+def flat(params, x):
+    """Channels that a dense layer reads at four places each."""
+    x = jax.nn.relu(x @ params["conv"])
+    return x.reshape(x.shape[0], -1) @ params["head"]
+
+
+NOT_ALONE = {
+    "grouped": (
+        grouped,
+        dict(wide=(1, 1, 3, 8), conv=(1, 1, 4, 8), head=(8, 2)),
+        (1, 2, 2, 3),
+        dict(ratios={"conv": 0.5}),
+        r"'conv': .* axis -1 .* 'conv:3' \(4 units of 2\)",
+    ),
+    "joined": (
+        joined,
+        dict(a=(3, 4), b=(3, 4), sum=(3, 8), head=(8, 2)),
+        (1, 3),
+        dict(ratios={"a": 0.5, "b": 0.5, "sum": 0.5}, coupled=True),
+        "'a' .* 'a:1' with 'sum', but not index by index",
+    ),
+    "spanning": (
+        joined,
+        dict(a=(3, 4), b=(3, 4), sum=(3, 8), head=(8, 2)),
+        (1, 3),
+        dict(ratios={"sum": 0.5}, coupled=True),
+        r"'sum': .* 'a:1' \(4 units of 1\), 'b:1' \(4 units of 1\)",
+    ),
+    "flat": (
+        flat,
+        dict(conv=(3, 8), head=(32, 2)),
+        (1, 4, 3),
+        dict(ratios={"head": 0.5}, granularity=channels()),
+        r"'head': .* axis -2 .* 'conv:1' \(8 units of 4\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("fn", "shapes", "x", "asked", "message"), NOT_ALONE.values(), ids=NOT_ALONE
+)
+def test_units_that_cannot_go_alone_are_refused_in_favour_of_groups(fn, shapes, x, asked, message):
+    params = drawn(**shapes)
+    plan = structure.plan(fn, params, jnp.ones(x))
+    with pytest.raises(ValueError, match=message + r".*`granularity=structure\.groups\(plan\)`"):
+        add_growing_penalty(**asked, plan=plan).init(params)
+
+
+def test_a_given_set_is_held_against_the_plan():
+    params = residual()
+    plan = structure.plan(net, params, jnp.ones((1, 3)))
+    whole = jax.tree.map(lambda _: np.array(True), params)
+
+    def init(**kept):
+        given = {n: np.broadcast_to(np.array(k, bool), params[n].shape) for n, k in kept.items()}
+        tx = add_growing_penalty(masks=whole | given, plan=plan)
+        jax.jit(tx.init)(params)  # what a plan says of masks is known inside `jit` too
+        return tx.init(params)
+
+    three, others = [1, 0, 1, 0, 1, 0], [1, 1, 1, 0, 0, 0]
+    init(conv1=[1, 0] * 4, head=[1, 1])  # nothing goes from the outputs
+    init(stem=three, conv2=three)
+    for kept in (dict(stem=three), dict(stem=three, conv2=others)):
+        with pytest.raises(ValueError, match="loses other units than '.*' in the group 'stem:1'"):
+            init(**kept)
+    with pytest.raises(ValueError, match="'head': its axis -1 is an output"):
+        init(head=[1, 0])
+
+
+def test_a_given_set_takes_filters_as_the_plan_pairs_them():
+    params = drawn(wide=(1, 1, 3, 8), conv=(1, 1, 4, 8), head=(8, 2))
+    plan = structure.plan(grouped, params, jnp.ones((1, 2, 2, 3)))
+    pairs = plan.groups["conv:3"].members[0].indices
+
+    def init(gone):
+        kept = np.broadcast_to(~np.isin(np.arange(8), gone), params["conv"].shape)
+        given = {"wide": np.array(True), "conv": kept, "head": np.array(True)}
+        add_growing_penalty(masks=given, plan=plan).init(params)
+
+    init(pairs[1])
+    with pytest.raises(ValueError, match="'conv' loses part of a unit in the group 'conv:3'"):
+        init(pairs[1, :1])
 
 
 def test_untrained_params_are_refused_unless_asked_for():

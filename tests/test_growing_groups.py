@@ -130,6 +130,23 @@ def test_groups_picked_by_any_score_are_a_doomed_set(net):
         add_growing_penalty(None, QUICK, masks=cut, granularity=units).init(params)
 
 
+def test_a_mask_that_no_group_takes_along_is_refused_or_carried(net):
+    params, _, units = net
+    picked = prune(params, 0.5, granularity=units)
+    aside = {"skip": jnp.ones((3, 2))}  # in no group: from the inputs to the outputs
+    both = structure.plan(
+        lambda p, x: stream(p, x) + x @ p["skip"], params | aside, jnp.ones((5, 3))
+    )
+    cut = picked | {"skip": jnp.arange(6).reshape(3, 2) > 0}
+    with pytest.raises(ValueError, match="Leaf 'skip': the mask removes part of a unit only"):
+        tx = add_growing_penalty(masks=cut, granularity=structure.groups(both))
+        tx.init(params | aside)
+    bias = jnp.arange(6) > 0
+    tx = add_growing_penalty(None, QUICK, masks={**picked, "b2": bias}, granularity=units)
+    seen = read(tx.init(params), params, granularity=units)
+    np.testing.assert_array_equal(seen.masks["b2"], picked["b2"] & bias)
+
+
 def test_groups_are_read_with_their_granularity_only(net):
     params, _, units = net
     state = add_growing_penalty(0.5, QUICK, granularity=units).init(params)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -37,7 +37,8 @@ class Growth(NamedTuple):
         ratio_limit: growth also ends once the moving average of mean |w| of kept over doomed units
             reaches this; `inf` for never, as in the paper. Entries as units have no such ratio.
         ratio_scope: whether a layer's growth ends by its `"own"` ratio or by that of `"all"`.
-        least_updates: updates before a ratio counts, lest a layer of dead filters end at once.
+        least_updates: updates from the pick (or the start) on before a ratio counts, lest a layer
+            of dead filters end at once; 0 lets it end at the pick, as the authors' code does.
         running_sum: add increments up in float32, as the authors' code does; the end then comes one
             update earlier and the pick one later.
     """
@@ -87,7 +88,8 @@ class GrowthOfLayer(NamedTuple):
         doomed_strength: the strength on doomed units now (before the pick: on all).
         kept_strength: the strength on kept units now.
         ratio: moving average of mean |w| of kept over doomed units; 0 before the first update.
-        overlap: fraction of the picked units that the magnitudes at the start would have doomed.
+        overlap: fraction of the doomed units that the magnitudes at the start would have doomed,
+            were as many to go; 0 before the pick.
         spread: standard deviation over mean of the units' mean |w|, at the pick.
     """
 
@@ -138,19 +140,33 @@ def checked(growth: Growth, given: bool) -> None:
         )
 
 
-def start(growth: Growth, scores: Sequence[Array]) -> GrowthOfLayer:
-    """Return where layers stand before the first update."""
-    at_start, none = growth.pick_ceiling is None, jnp.zeros(len(scores), jnp.int32)
-    real = jnp.zeros(len(scores), jnp.float32 if growth.running_sum else jnp.result_type(float))
+def start(
+    growth: Growth, scores: Sequence[Array], doomed: Sequence[Array], light: Sequence[Array]
+) -> GrowthOfLayer:
+    """Return where layers stand before the first update.
+
+    Args:
+        growth: the schedule.
+        scores: for each layer its units' scores, flat.
+        doomed: for each layer its doomed units, flat.
+        light: those that magnitudes would have doomed.
+
+    Returns:
+        Where they stand.
+    """
+    # No two of these arrays may be one: a state must be fit to be donated.
+    at_start, zeros = growth.pick_ceiling is None, partial(jnp.zeros, len(scores))
+    real = jnp.float32 if growth.running_sum else jnp.result_type(float)
     spreads = _column(_spread_of(score) for score in scores)
+    overlaps = _column(_overlap(d, w) for d, w in zip(doomed, light, strict=True))
     return GrowthOfLayer(
-        updates=none,
-        picked=none if at_start else none - 1,
-        finished=none.astype(bool),
-        doomed_strength=real,
-        kept_strength=real,
-        ratio=jnp.zeros(len(scores), jnp.float32),
-        overlap=jnp.full(len(scores), float(at_start), jnp.float32),
+        updates=zeros(jnp.int32),
+        picked=zeros(jnp.int32) if at_start else zeros(jnp.int32) - 1,
+        finished=zeros(bool),
+        doomed_strength=zeros(real),
+        kept_strength=zeros(real),
+        ratio=zeros(jnp.float32),
+        overlap=overlaps if at_start else jnp.zeros_like(overlaps),
         spread=spreads if at_start else jnp.zeros_like(spreads),
     )
 
@@ -190,7 +206,7 @@ def raised(
     ratio = jnp.where(old.finished, old.ratio, ratio)
     apart = (ratio >= growth.ratio_limit) & math.isfinite(growth.ratio_limit)
     apart = jnp.all(apart) if growth.ratio_scope == "all" else apart
-    ends = (picked >= 0) & (over | apart & (updates >= growth.least_updates))
+    ends = (picked >= 0) & (over | apart & (updates - picked >= growth.least_updates))
     overlaps = _column(_overlap(w, d) for w, d in zip(would_be, doomed, strict=True))
     spreads = _column(_spread_of(score) for score in scores)
     standing = GrowthOfLayer(
@@ -215,10 +231,10 @@ def scores_of(layers: Sequence[Layer], params: Params, granularity: Granularity)
     return [reduce(jnp.add, [own[k] for k in layer.peers]) / len(layer.peers) for layer in layers]
 
 
-def smallest(scores: Array, count: int) -> Array:
+def smallest(scores: Array, count: int | Array) -> Array:
     """Mark the `count` smallest; among equals the earlier ones, NaN before all."""
     order = jnp.argsort(jnp.where(jnp.isnan(scores), -jnp.inf, scores), stable=True)
-    return jnp.zeros(scores.shape, bool).at[order[:count]].set(True)
+    return jnp.zeros(scores.shape, bool).at[order].set(jnp.arange(scores.size) < count)
 
 
 def _strength(growth: Growth, updates: Array, old: GrowthOfLayer) -> tuple[Array, Array, Array]:

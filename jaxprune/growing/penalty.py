@@ -34,8 +34,8 @@ from jaxprune.growing._growth import (
     smallest,
     start,
 )
-from jaxprune.growing._layers import Layer, layers_of, layers_under, tied
-from jaxprune.growing._units import by_row, everywhere, placed, rows_of_masks, sites
+from jaxprune.growing._layers import Layer, by_row, placed
+from jaxprune.growing._units import Asked, Found, found_in
 from jaxprune.structure.plan import Plan
 
 __all__ = [
@@ -59,7 +59,7 @@ PRESETS: Mapping[str, Growth] = {
     "imagenet": _CIFAR._replace(every=5, hold=40_000, kept=-1e-4, weight_decay=1e-4),
     "paper": _CIFAR._replace(hold=5_000),
     "official_code": _CIFAR._replace(
-        kept=-1e-4, ratio_limit=1000.0, least_updates=1, running_sum=True
+        kept=-1e-4, ratio_limit=1000.0, least_updates=0, running_sum=True
     ),
 }
 """GReg-2 as for CIFAR by the authors' instructions, for ImageNet, at the paper's time, and in the
@@ -80,6 +80,7 @@ class AddGrowingPenaltyState(NamedTuple):
         doomed: tree like the params of booleans over units, 0-d `False` where no unit goes; by the
             names of the groups where `structure.groups` are the units. Before the pick it is what
             the magnitudes at the start would doom.
+        carried: path -> mask of the leaves that go along without a pull: biases, of given masks.
     """
 
     step: Array
@@ -87,6 +88,7 @@ class AddGrowingPenaltyState(NamedTuple):
     phase: Array
     layers: GrowthOfLayer
     doomed: Any
+    carried: dict[str, Array]
 
 
 def add_growing_penalty(
@@ -104,8 +106,9 @@ def add_growing_penalty(
 
     Goes first in a chain, before weight decay and momentum. Of a layer's N units
     `min(ceil(ratio N), N - 1)` are doomed, those with the smallest mean |w|; among equals the
-    earlier go. When `read(state, params).phase` is `DONE`, finish by `masks.apply(params, masks)`
-    and fine-tune behind `keep_masked(masks)` with a new optimizer. Nothing is removed here.
+    earlier go. Fewer are where the granularity keeps more, as `n_of_m` does. When
+    `read(state, params).phase` is `DONE`, finish by `masks.apply(params, masks)` and fine-tune
+    behind `keep_masked(masks)` with a new optimizer. Nothing is removed here.
 
     A ratio for all, or the pattern `"*"`, reaches the last layer too, whose filters are classes:
     name the hidden layers, or give the `plan`, which knows the outputs and refuses.
@@ -123,10 +126,12 @@ def add_growing_penalty(
         granularity: what a unit is: `filters()`, `channels()`, `entries()`, or what must go
             together, `structure.groups(plan)`. Patterns are then those of the groups' names, the
             strengths of several units on one entry add up, and `read` wants the granularity too.
-        where: which leaves take part.
-        plan: of the model (`structure.plan`): a ratio on outputs, or on units that other layers
-            share, as on a residual stream, is then an error. Not asked for where groups are the
-            units.
+        where: which leaves take part. Of the others `masks` that are given go along without a
+            pull: a bias with its filter.
+        plan: of the model (`structure.plan`), with these params alone or as one branch of a tree.
+            A ratio on outputs, or on units that other layers share, as on a residual stream, or
+            that go several at once, as in grouped convolutions, is then an error; and so are masks
+            that part such units, unless they are traced. Not asked for where groups are the units.
         coupled: let layers that the plan couples go together, by their mean score.
         untrained: grow on untrained params all the same.
 
@@ -135,8 +140,8 @@ def add_growing_penalty(
 
     Raises:
         ValueError: for numbers out of range; in `init`, for a ratio without its layer, for masks of
-            another structure, for coupled layers, or for params that look untrained; in `update`,
-            if `params` is missing.
+            another structure, for coupled layers, for a plan of other params, or for params that
+            look untrained; in `update`, if `params` is missing.
 
     References:
         Wang et al., "Neural pruning via growing regularization", 2021, algorithm 1. The order of
@@ -153,14 +158,13 @@ def add_growing_penalty(
     if (ratios is None) == (masks is None):
         raise ValueError("Give either `ratios` or `masks`: what goes, or the doomed set itself.")
     checked(growth, masks is not None)
-    asked = _Asked(ratios, masks, granularity, where, plan, coupled)
+    asked = Asked(ratios, masks, granularity, where, plan, coupled)
     units = by_row(granularity)
 
     def init(params: Params) -> AddGrowingPenaltyState:
         if not untrained:
             _refuse_untrained(params)
-        layers, wide, given = _layers_in(asked, params)
-        return _first(growth, layers, wide, units, given)
+        return _first(growth, found_in(params, asked), units)
 
     def update(
         updates: Any, state: Any, params: Params | None = None, **extra: Any
@@ -168,8 +172,7 @@ def add_growing_penalty(
         del extra
         if params is None:
             raise ValueError("`params` is missing; call `update(updates, state, params)`.")
-        layers, wide, _ = _layers_in(asked, params)
-
+        layers, wide, *_ = found_in(params, asked)
         due = (state.phase < HOLDING) & (state.step % growth.every == 0)
         grow = partial(_grown, growth, layers, wide, units)
         standing, doomed = update_if(due, grow, (state.layers, state.doomed))
@@ -178,55 +181,26 @@ def add_growing_penalty(
         phase = _phase(growth, step, ended, standing)
         strengths = placed(granularity, _strengths(layers, standing, doomed), params, where)
         return _pulled(updates, params, strengths), AddGrowingPenaltyState(
-            step, ended, phase, standing, doomed
+            step, ended, phase, standing, doomed, state.carried
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-class _Asked(NamedTuple):
-    """What the caller says goes."""
-
-    ratios: float | Mapping[str, float] | None
-    masks: Masks | None
-    granularity: Granularity
-    where: Where
-    plan: Plan | None
-    coupled: bool
-
-
-def _layers_in(asked: _Asked, params: Params) -> tuple[list[Layer], Params, Masks | None]:
-    """Return the layers, the arrays that they are, and the masks of those where there are any."""
-    ratios, masks, granularity, where, plan, coupled = asked
-    wide, units = sites(granularity, params, where), by_row(granularity)
-    if masks is not None:
-        given = rows_of_masks(granularity, masks, params, where)
-        return layers_under(wide, given, units), wide, given
-    part = where if granularity.view is None else everywhere
-    layers = layers_of(wide, 0.0 if ratios is None else ratios, units, part)
-    if plan is not None and granularity.view is None:
-        layers = tied(layers, plan, granularity, params, together=coupled)
-    return layers, wide, None
-
-
-def _first(
-    growth: Growth,
-    layers: Sequence[Layer],
-    params: Params,
-    granularity: Granularity,
-    masks: Masks | None,
-) -> AddGrowingPenaltyState:
+def _first(growth: Growth, found: Found, granularity: Granularity) -> AddGrowingPenaltyState:
     """Return the state before the first step, with the set that magnitudes or masks doom now."""
-    scores = scores_of(layers, params, granularity)
+    layers, wide, masks, carried = found
+    scores = scores_of(layers, wide, granularity)
     if masks is None:
-        doomed = [smallest(score, n.count) for score, n in zip(scores, layers, strict=True)]
+        doomed = light = [smallest(s, layer.count) for s, layer in zip(scores, layers, strict=True)]
     else:
         given = jax.tree.leaves(masks)
         doomed = [~granularity.held(given[layer.leaf]).ravel() for layer in layers]
-    standing, none = start(growth, scores), jnp.int32(0)
+        light = [smallest(s, jnp.sum(gone)) for s, gone in zip(scores, doomed, strict=True)]
+    standing, none = start(growth, scores, doomed, light), jnp.int32(0)
     phase = _phase(growth, none, none - 1, standing)
-    doomed = _in_place(layers, doomed, params, granularity)
-    return AddGrowingPenaltyState(none, none - 1, phase, standing, doomed)
+    doomed = _in_place(layers, doomed, wide, granularity)
+    return AddGrowingPenaltyState(none, none - 1, phase, standing, doomed, carried)
 
 
 def _grown(
@@ -255,7 +229,7 @@ def _in_place(
 ) -> Any:
     """Return a tree like the params of each layer's doomed units, 0-d `False` elsewhere."""
     leaves, structure = jax.tree.flatten(params)
-    whole = [jnp.array(False)] * len(leaves)
+    whole = [jnp.array(False) for _ in leaves]
     for layer, units in zip(layers, doomed, strict=True):
         shape = jax.eval_shape(granularity.pool, leaves[layer.leaf]).shape
         whole[layer.leaf] = units.reshape(shape)

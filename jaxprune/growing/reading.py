@@ -9,7 +9,7 @@ from jaxprune._tree import is_kernel, map_named, named_leaves, names
 from jaxprune._types import Array, Masks, Params
 from jaxprune.granularity import Granularity, filters
 from jaxprune.growing._growth import GrowthOfLayer
-from jaxprune.growing._units import by_row, everywhere, placed, sites
+from jaxprune.growing._layers import by_row, everywhere, placed, sites
 from jaxprune.growing.penalty import AddGrowingPenaltyState
 
 __all__ = ["Growing", "read"]
@@ -20,7 +20,8 @@ class Growing(NamedTuple):
 
     Attributes:
         phase: int32 scalar, of the step to come: 0 picking, 1 pushing, 2 holding, 3 done.
-        masks: the masks that remove the doomed units; all is kept before the pick.
+        masks: the masks that remove the doomed units, and with a given set all that it removes;
+            all is kept before the pick.
         layers: path -> `GrowthOfLayer` of scalars.
         margins: path -> the smallest mean |w| of a kept unit over the largest of a doomed one, in
             these params. At removal it should be above 1: otherwise something goes that is no
@@ -73,10 +74,11 @@ def read(opt_state: Any, params: Params, *, granularity: Granularity | None = No
         )
     # What goes with a unit is in biases and norms too.
     whole = placed(granularity or filters(), kept, params, everywhere)
+    carried = dict(site for state in states for site in named_leaves(state.carried))
 
     def mask(name: str, leaf: Array) -> Array:
         del leaf
-        return whole.get(name, jnp.array(True))
+        return whole.get(name, jnp.array(True)) & carried.get(name, jnp.array(True))
 
     phase = jnp.min(jnp.stack(jax.tree.leaves([state.phase for state in states])))
     return Growing(phase, map_named(mask, params), layers, _margins(granularity, params, doomed))
