@@ -129,29 +129,23 @@ def comparison(
     kind: dict[str, Any] = {} if units is None else {"units": units}
     epochs = pushing["epochs"]
     most = epochs if isinstance(epochs, int) else max(epochs.values())
-    own = {} if isinstance(epochs, int) else {n: {"epochs": e} for n, e in epochs.items()}
-    pushing = {**pushing, "epochs": most}
-    descent = pushing["optimizer"]
-    pace = {} if descent is momentum else {"descent": descent}
     base = dataclasses.replace(base, stage="base", sparsities=(0.0,))
-    longer = dataclasses.replace(base, after=base, stage="longer", **pushing)
+    longer = dataclasses.replace(base, after=base, stage="longer", **{**pushing, "epochs": most})
+    pruners = {
+        name: partial(_pushed, layers=layers, growth=growth, **kind, **_pace(pushing))
+        for name, growth in growths.items()
+    }
+    own = {} if isinstance(epochs, int) else {name: {"epochs": e} for name, e in epochs.items()}
     pushed = dataclasses.replace(
         longer,
         stage="pushed",
         sparsities=tuning["sparsities"],
         optimizer=_aside,
         examine=_growth,
-        variants={
-            name: {
-                "pruner": partial(_pushed, layers=layers, growth=growth, **kind, **pace),
-                **own.get(name, {}),
-            }
-            for name, growth in growths.items()
-        },
+        variants={name: {"pruner": pruners[name], **own.get(name, {})} for name in growths},
     )
     stroke = partial(_at_one_stroke, layers=layers, **kind)
     removed = partial(_removed, **kind) if kind else _removed
-    more = tuning["epochs"] + most
     return dataclasses.replace(
         base,
         stage="trainings",
@@ -162,7 +156,7 @@ def comparison(
         variants={
             "one-shot": {},
             "one-shot, trained longer before": {"after": longer},
-            "one-shot, tuned longer after": {"epochs": more},
+            "one-shot, tuned longer after": {"epochs": tuning["epochs"] + most},
             "from scratch": {
                 "begin": partial(_from_scratch, layers=layers, inputs=inputs, **kind),
                 **{name: getattr(base, name) for name in ("epochs", "learning_rate", "optimizer")},
@@ -171,6 +165,11 @@ def comparison(
         },
         **tuning,
     )
+
+
+def _pace(pushing: Mapping[str, Any]) -> dict[str, Any]:
+    descent = pushing["optimizer"]
+    return {} if descent is momentum else {"descent": descent}
 
 
 def _aside(config: Config, steps: int) -> optax.GradientTransformation:
