@@ -112,11 +112,46 @@ def test_half_precision_params_give_float32_products_of_their_values():
     assert total.dtype == jnp.float32 and total == 1  # bfloat16 would stop counting at 256
 
 
-def test_integer_leaves_stand_still():
-    params = (jnp.array([1.0, 2.0]), jnp.array(3))  # a tuple of two is a tree like any other
-    got = curvature.hvp(lambda p: p[1] * jnp.sum(p[0] ** 2), params, (jnp.ones(2), jnp.array(7)))
-    np.testing.assert_array_equal(got[0], [6.0, 6.0])
-    assert got[1] == 0
+MIXED = {"n": jnp.int32(3), "on": jnp.array([True, False]), "w": jnp.array([1.0, 2.0])}
+
+
+def of_mixed(params, scale=1.0):
+    return scale * params["n"] * jnp.sum(jnp.where(params["on"], 1, 2) * params["w"] ** 2)
+
+
+MIXED_PRODUCT = partial(curvature.hvp, of_mixed, MIXED)
+PROBES = partial(diagonals.hutchinson_diagonal, MIXED_PRODUCT, MIXED, KEYS[4], probes=2)
+STILL = {
+    "hvp": (lambda: MIXED_PRODUCT(MIXED), [6, 24]),
+    "probes": (lambda: PROBES().value, [6, 12]),
+    "error of the probes": (lambda: PROBES().error, [0, 0]),
+    "Gaussian probes": (lambda: PROBES(draw=lambda *_: jnp.ones(2)).value, [6, 12]),
+    "exact diagonal": (lambda: diagonals.exact_diagonal(MIXED_PRODUCT, MIXED), [6, 12]),
+    "solve": (lambda: krylov.solve(MIXED_PRODUCT, MIXED_PRODUCT(MIXED)).value, [1, 2]),
+    "Fisher diagonal": (
+        lambda: curvature.fisher_diagonal(of_mixed, MIXED, jnp.array([1.0, 3.0])),
+        [180, 2880],
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "want"), STILL.values(), ids=STILL)
+def test_integer_and_boolean_leaves_stand_still(call, want):
+    got = call()
+    np.testing.assert_allclose(got["w"], want, rtol=1e-5)
+    assert got["n"].dtype == jnp.int32 and got["on"].dtype == bool
+    assert got["n"] == 0 and got["on"].shape == (2,) and not got["on"].any()
+
+
+def test_a_solve_takes_the_gradient_that_jax_gives_for_integer_leaves():
+    force = jax.grad(of_mixed, allow_int=True)(MIXED)
+    got = krylov.solve(MIXED_PRODUCT, force).value
+    np.testing.assert_allclose(got["w"], MIXED["w"], rtol=1e-5)
+
+
+def test_integer_leaves_have_no_eigenvalues():
+    found = jax.jit(partial(krylov.eigenvalues, MIXED_PRODUCT, steps=5))(MIXED, KEYS[0])
+    np.testing.assert_allclose(found.values, [12, 6], rtol=1e-5)
 
 
 def test_a_loss_that_is_no_scalar_or_is_missing_is_refused():

@@ -20,9 +20,10 @@ LAYERS = (
     {"_types"},
     {"_tree", "_batch", "_branch", "_count", "_text", "_view"},
     {"curvature._losses", "irrelevance._exp", "irrelevance._quantile"},
-    {"irrelevance._checks"},
+    {"irrelevance._checks", "stochastic._checks", "stochastic._window"},
     # Ring 1: pure and stateless.
     {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},
+    {"stochastic._laws", "stochastic._search"},
     {
         "allocation",
         "structure.products",

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune import curvature, masks, one_shot, pruning, schedules
+from jaxprune import curvature, masks, one_shot, pruning, schedules, structure
 from jaxprune.curvature import second_order, verification, with_curvature
 from jaxprune.granularity import filters
 
@@ -82,6 +82,47 @@ def test_blocks_of_the_fisher_matrix_are_inverted_exactly(examples):
         second_order.obs(jnp.asarray(param), jnp.asarray(grads[..., :2]))
 
 
+def rank_four():
+    """Sixty-four examples of four inputs, each seen by eight weights."""
+    return np.repeat(RNG.normal(size=(64, 4)), 8, axis=1)[:, :, None] * [10, 100]
+
+
+def alone():
+    """Eight examples, in one of which one weight alone has a gradient, of 100 and of 300."""
+    grads = RNG.normal(size=(8, 32, 2)) * 0.1
+    grads[0], grads[:, 0] = 0, 0
+    grads[0, 0] = 100, 300
+    return grads
+
+
+@pytest.mark.parametrize("examples", [rank_four, alone])
+def test_scores_are_right_in_float32_where_the_fisher_matrix_is_ill_conditioned(examples):
+    grads = jnp.asarray(examples(), jnp.float32)
+    got = second_order.obs(jnp.ones(grads.shape[1:]), grads)
+    blocks = np.moveaxis(np.asarray(grads, np.float64), -1, 0)
+    fisher = blocks.mT @ blocks / len(grads) + 1e-4 * np.eye(32)
+    want = 1 / (2 * np.diagonal(np.linalg.inv(fisher), axis1=1, axis2=2).T)
+    np.testing.assert_allclose(got, want, rtol=1e-3)
+
+
+@pytest.mark.parametrize("damping", [0.0, -1.0, jnp.nan])
+def test_a_fisher_matrix_without_damping_is_refused(damping):
+    with pytest.raises(ValueError, match=f"`damping={damping}` must be > 0; "):
+        second_order.obs(jnp.ones((4, 1)), jnp.ones((2, 4, 1)), damping)
+
+
+def test_compensation_leaves_integer_leaves_as_they_are():
+    params = {"n": jnp.int32(3), "on": jnp.array(True), "w": jnp.array([1.0, 2.0])}
+    product = partial(curvature.hvp, lambda p: p["n"] * jnp.sum(p["w"]) ** 2, params)
+    gone = {"n": jnp.array(True), "on": jnp.array(True), "w": jnp.array([True, False])}
+    found = second_order.compensate(product, params, gone)
+    assert found.params["n"] == 3 and found.params["n"].dtype == jnp.int32
+    assert found.params["on"] and found.params["on"].dtype == bool
+    np.testing.assert_allclose(found.params["w"], [3, 0], rtol=1e-6)
+    np.testing.assert_allclose(found.rise, 0, atol=1e-5)
+    np.testing.assert_allclose(second_order.rise(product, params, gone), 12, rtol=1e-6)
+
+
 def test_one_shot_pruning_takes_the_scores_by_their_arguments_names():
     diagonal = {"kernel": jnp.diag(MATRIX).reshape(SHAPE), "bias": jnp.ones(3)}
     kept = one_shot.prune(PARAMS, 0.25, score=second_order.obd, curvature=diagonal)["kernel"]
@@ -128,6 +169,68 @@ def test_the_verified_units_are_a_sample_without_repetition_over_all_leaves():
     np.testing.assert_array_equal(found.predicted, found.unit)  # the score of unit k is k
 
 
+DEEP = {
+    f"w{i}": jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    for i, shape in enumerate([(3, 4), (4, 6), (6, 2)])
+} | {"b": jnp.full(4, 0.5)}
+ROWS = jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32)
+
+
+def deep(params, x=ROWS):
+    hidden = jnp.tanh(x @ params["w0"] + params["b"])
+    return jnp.tanh(hidden @ params["w1"]) @ params["w2"]
+
+
+def off(params):
+    return jnp.mean((deep(params) - deep(DEEP)) ** 2)
+
+
+def test_the_units_of_a_plan_are_removed_and_verified_whole():
+    plan = structure.plan(deep, DEEP, ROWS)
+    units, names = structure.groups(plan), []
+
+    @jax.jit
+    def checked(params):
+        scores = verification.by_unit(lambda m: off(masks.apply(params, m)), params, units)
+        key = jax.random.key(0)
+        found = verification.verify_scores(off, params, scores, key, granularity=units)
+        names.extend(found.names)
+        without = [
+            params["w0"].at[:, 2].set(0),
+            params["w1"].at[2].set(0),
+            params["b"].at[2].set(0),
+        ]
+        one = off(params | dict(zip(("w0", "w1", "b"), without, strict=True)))
+        return scores, found._replace(names=()), structure.pool(plan, scores, reduce=jnp.sum), one
+
+    scores, found, sums, one = checked(DEEP)
+    assert names == list(plan.groups) == ["w0:1", "w1:1"] and found.unit.shape == (10,)
+    assert scores["w1"].shape == (4, 6) and scores["b"].shape == ()  # no kernel, but removed
+    np.testing.assert_allclose(sums["w0:1"][2], one, rtol=1e-4)
+    np.testing.assert_allclose(found.predicted, found.measured, rtol=1e-3, atol=1e-5)
+
+
+def test_leaves_without_scores_take_no_part_in_a_verification():
+    given = DEEP | {"w0": jnp.zeros(()), "w2": jnp.zeros(())}
+    check = partial(verification.verify_scores, off, DEEP, key=jax.random.key(0))
+    assert check(scores=given, samples=3).names == ("w1",)
+    with pytest.raises(ValueError, match=r"'w1': the scores have shape \(4,\), the param \(4, 6\)"):
+        check(scores=given | {"w1": jnp.zeros(4)})
+    with pytest.raises(ValueError, match="`scores` is 0-d in every leaf that `where` chooses"):
+        check(scores=given | {"w1": jnp.zeros(())})
+
+
+def test_half_precision_params_are_verified_in_float32():
+    half = {"w": jnp.asarray(RNG.normal(size=(2, 3)) / 64, jnp.bfloat16)}
+
+    def one_off(params):
+        return 1 + jnp.sum(params["w"] ** 2)  # in bfloat16 no removal would show beside the 1
+
+    scores = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) ** 2, half)
+    found = verification.verify_scores(one_off, half, scores, jax.random.key(0))
+    np.testing.assert_allclose(found.measured, -found.predicted, atol=1e-6)
+
+
 def test_a_pruner_is_given_a_moving_average_of_the_curvature():
     scale = jnp.array([[9.0, 1.0, 4.0]])
     pruner = pruning.prune_gradually(
@@ -151,6 +254,15 @@ def test_a_pruner_is_given_a_moving_average_of_the_curvature():
     np.testing.assert_allclose(seen, [9, 9, 27, 27], rtol=1e-6)
     np.testing.assert_array_equal(params, [[1, 0, 2]])  # 9 / 2, 4 / 2 and 16 / 2: the second goes
     assert len(traces) == 1
+
+
+def test_a_moving_average_leaves_integer_leaves_alone():
+    params = {"n": jnp.int32(2), "on": jnp.array(True), "w": jnp.ones((2, 2))}
+    tx = with_curvature(optax.identity(), jax.random.key(0))
+    state = tx.init(params)
+    _, got = tx.update(params, state, params, obj_fn=lambda p: p["n"] * jnp.sum(p["w"] ** 2))
+    np.testing.assert_allclose(got.curvature["w"], 4)
+    assert got.curvature["n"].dtype == jnp.int32 and got.curvature["on"].dtype == bool
 
 
 def test_curvature_without_the_loss_is_refused():

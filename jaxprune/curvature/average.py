@@ -10,7 +10,7 @@ import optax
 from jaxprune._branch import update_if
 from jaxprune._types import Array, Params
 from jaxprune.curvature.diagonals import hutchinson_diagonal
-from jaxprune.curvature.products import hvp, widen
+from jaxprune.curvature.products import floats_of, hvp
 
 __all__ = ["WithCurvatureState", "with_curvature"]
 
@@ -21,7 +21,8 @@ class WithCurvatureState(NamedTuple):
     Attributes:
         step: int32 scalar, updates so far.
         key: PRNG key of the probes.
-        curvature: the moving average of the diagonal, a tree like the params, float32 or wider.
+        curvature: the moving average of the diagonal, a tree like the params, float32 or wider;
+            zeros for leaves that are not floating-point.
         inner: the state of the pruner.
     """
 
@@ -80,7 +81,8 @@ def with_curvature(
     inner = optax.with_extra_args_support(pruner)
 
     def init(params: Params) -> WithCurvatureState:
-        flat = jax.tree.map(lambda leaf: jnp.zeros_like(widen(leaf)), params)
+        floats = floats_of(params)
+        flat = floats.alone([jnp.zeros_like(leaf) for leaf in floats.leaves])
         return WithCurvatureState(jnp.int32(0), jnp.copy(key), flat, inner.init(params))
 
     def update(
@@ -90,14 +92,14 @@ def with_curvature(
         if params is None or obj_fn is None:
             raise ValueError("`with_curvature` needs `params` and `obj_fn=`, the loss of params.")
         weights, drawn = params, jax.random.fold_in(state.key, state.step)
+        floats = floats_of(weights)
 
         def average(old: Any) -> Any:
             product = partial(hvp, obj_fn, weights)
             now = hutchinson_diagonal(product, weights, drawn, probes=probes).value
             share = jnp.where(state.step == 0, 0.0, decay)
-            return jax.tree.map(
-                lambda o, n: (share * o + (1 - share) * n).astype(o.dtype), old, now
-            )
+            pairs = zip(floats.pick(old), floats.pick(now), strict=True)
+            return floats.alone([(share * o + (1 - share) * n).astype(o.dtype) for o, n in pairs])
 
         curvature = update_if(state.step % every == 0, average, state.curvature)
         extra = {**extra, "curvature": curvature}

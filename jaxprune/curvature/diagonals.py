@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxprune._types import Array, Params
 from jaxprune.curvature._losses import scalar
-from jaxprune.curvature.products import Product, widen
+from jaxprune.curvature.products import Product, floats_of, widen
 
 __all__ = ["Estimate", "exact_diagonal", "fisher_diagonal", "hutchinson_diagonal"]
 
@@ -19,7 +19,8 @@ class Estimate(NamedTuple):
     """A random estimate of a tree.
 
     Attributes:
-        value: the mean over the probes, a tree like the params.
+        value: the mean over the probes, a tree like the params; zeros for leaves that are not
+            floating-point.
         error: its standard error, a tree alike; NaN after a single probe.
     """
 
@@ -73,14 +74,13 @@ def hutchinson_diagonal(
     """
     if probes < 1 or chunk < 1 or probes % chunk:
         raise ValueError(f"`chunk={chunk}` must divide `probes={probes}`; both are at least 1.")
-    like = jax.tree.map(widen, params)
+    floats = floats_of(params)
 
     def sample(key: Array) -> Any:
-        keys = jax.tree.unflatten(
-            jax.tree.structure(like), jax.random.split(key, max(len(jax.tree.leaves(like)), 1))
-        )
-        vector = jax.tree.map(lambda k, leaf: draw(k, leaf.shape, leaf.dtype), keys, like)
-        return jax.tree.map(lambda v, av: v * widen(av), vector, product(vector))
+        keys = jax.random.split(key, max(len(floats.leaves), 1))
+        places = zip(keys, floats.leaves, strict=False)
+        vector = [draw(k, leaf.shape, leaf.dtype) for k, leaf in places]
+        return jax.tree.map(jnp.multiply, vector, floats.pick(product(floats.alone(vector))))
 
     def merge(carry: Any, keys: Array) -> tuple[Any, None]:
         """Welford's update, a chunk at a time: sums of squares about zero would cancel."""
@@ -95,14 +95,16 @@ def hutchinson_diagonal(
         squares = jax.tree.map(lambda s, w, g: s + w + g**2 * share, squares, within, gap)
         return (total, mean, squares), None
 
-    zeros = jax.tree.map(jnp.zeros_like, like)
+    zeros = jax.tree.map(jnp.zeros_like, floats.leaves)
     if unroll is None:
         unroll = 8 if jax.default_backend() == "cpu" else 1
     keys = jax.random.split(key, (probes // chunk, chunk))
     start = jnp.float32(0), zeros, zeros
     (_, mean, squares), _ = lax.scan(merge, start, keys, unroll=unroll)
     scale = probes * (probes - 1) or jnp.nan
-    return Estimate(mean, jax.tree.map(lambda s: jnp.sqrt(s / scale), squares))
+    return Estimate(
+        floats.alone(mean), floats.alone([jnp.sqrt(square / scale) for square in squares])
+    )
 
 
 def exact_diagonal(product: Product, params: Params, *, chunk: int = 16) -> Any:
@@ -110,22 +112,24 @@ def exact_diagonal(product: Product, params: Params, *, chunk: int = 16) -> Any:
 
     Args:
         product: the matrix, as a function.
-        params: any pytree of floating-point arrays, for its shapes.
+        params: any pytree of arrays, for its shapes.
         chunk: how many products at a time, by `vmap`.
 
     Returns:
-        A tree like the params.
+        A tree like the params; zeros for leaves that are not floating-point.
 
     Example:
         >>> exact_diagonal(lambda v: jnp.array([[2.0, 1.0], [1.0, 5.0]]) @ v, jnp.ones(2))
         Array([2., 5.], dtype=float32)
     """
-    flat, rebuild = ravel_pytree(jax.tree.map(widen, params))
+    floats = floats_of(params)
+    flat, rebuild = ravel_pytree(floats.leaves)
 
     def entry(i: Array) -> Array:
-        return ravel_pytree(product(rebuild(jnp.zeros_like(flat).at[i].set(1))))[0][i]
+        vector = floats.alone(rebuild(jnp.zeros_like(flat).at[i].set(1)))
+        return ravel_pytree(floats.pick(product(vector)))[0][i]
 
-    return rebuild(lax.map(entry, jnp.arange(flat.size), batch_size=chunk).astype(flat.dtype))
+    return floats.alone(rebuild(lax.map(entry, jnp.arange(flat.size), batch_size=chunk)))
 
 
 def fisher_diagonal(
@@ -138,12 +142,12 @@ def fisher_diagonal(
 
     Args:
         loss_of: `(params, example)` -> scalar.
-        params: any pytree of floating-point arrays.
+        params: any pytree of arrays.
         batch: a tree of arrays whose leading axis numbers the examples.
         chunk: how many examples at a time, by `vmap`.
 
     Returns:
-        A tree like the params, float32 or wider.
+        A tree like the params, float32 or wider; zeros for leaves that are not floating-point.
 
     Raises:
         ValueError: if `loss_of` is missing or does not return a scalar for an example.
@@ -157,19 +161,20 @@ def fisher_diagonal(
         Array(5., dtype=float32)
     """
     loss = scalar(loss_of, "loss_of", "the loss as a function of the params and one example")
-    point = jax.tree.map(widen, params)
+    floats = floats_of(params)
     size = len(jax.tree.leaves(batch)[0])
     whole = size - size % chunk
 
     def squares(part: Any) -> Any:
-        grads = jax.vmap(jax.grad(loss), (None, 0))(point, part)
-        return jax.tree.map(lambda g: jnp.sum(widen(g) ** 2, 0), grads)
+        gradient = jax.grad(lambda point, example: loss(floats.put(point), example))
+        grads = jax.vmap(gradient, (None, 0))(floats.leaves, part)
+        return [jnp.sum(widen(grad) ** 2, 0) for grad in grads]
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, squares(part)), None
 
     parts = jax.tree.map(lambda x: x[:whole].reshape(-1, chunk, *x.shape[1:]), batch)
-    total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, point), parts)
+    total, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, floats.leaves), parts)
     if whole < size:
         total, _ = add(total, jax.tree.map(lambda x: x[whole:], batch))
-    return jax.tree.map(lambda leaf: leaf / size, total)
+    return floats.alone([leaf / size for leaf in total])

@@ -9,7 +9,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxprune._types import Array, Params
-from jaxprune.curvature.products import Product, widen
+from jaxprune.curvature.products import Product, floats_of
 
 __all__ = ["Eigenvalues", "Solution", "eigenvalues", "solve"]
 
@@ -18,7 +18,7 @@ class Solution(NamedTuple):
     """What `solve` found, and how good it is.
 
     Attributes:
-        value: the tree x.
+        value: the tree x; zeros for leaves that are not floating-point.
         residual: `|b - (A + damping) x| / |b|`, computed anew at the end; 0 if b is 0.
         steps: int32, products spent.
         curvature: the least `p' A p / p' p` met on the way, without the damping; `inf` if none was.
@@ -78,12 +78,13 @@ def solve(
         >>> found.value.round(4), bool(found.indefinite)
         (Array([1., 2.], dtype=float32), False)
     """
-    target = jax.tree.map(widen, target)
-    goal = _inner(target, target)
+    floats = floats_of(target)
+    goal = _inner(floats.leaves, floats.leaves)
     none = jnp.zeros_like(goal)
 
     def damped(vector: Any) -> Any:
-        return jax.tree.map(lambda av, v: widen(av) + damping * v, product(vector), vector)
+        image = floats.pick(product(floats.alone(vector)))
+        return jax.tree.map(lambda av, v: av + damping * v, image, vector)
 
     def goes_on(at: _Descent) -> Array:
         far = at.square > tolerance**2 * goal
@@ -101,13 +102,15 @@ def solve(
         least = jnp.minimum(at.curvature, bend / length - damping).astype(goal.dtype)
         return _Descent(x, r, p, square, at.steps + 1, least, at.indefinite | stuck)
 
-    start = jax.tree.map(jnp.zeros_like, target)
+    start = jax.tree.map(jnp.zeros_like, floats.leaves)
     most = jnp.full_like(goal, jnp.inf)
-    first = _Descent(start, target, target, goal, jnp.int32(0), most, jnp.array(False))
+    first = _Descent(
+        start, floats.leaves, floats.leaves, goal, jnp.int32(0), most, jnp.array(False)
+    )
     last = lax.while_loop(goes_on, descend, first)
-    rest = optax.tree.sub(target, damped(last.x))
+    rest = optax.tree.sub(floats.leaves, damped(last.x))
     residual = optax.tree.norm(rest) / jnp.where(goal > 0, jnp.sqrt(goal), 1)
-    return Solution(last.x, residual, last.steps, last.curvature, last.indefinite)
+    return Solution(floats.alone(last.x), residual, last.steps, last.curvature, last.indefinite)
 
 
 class Eigenvalues(NamedTuple):
@@ -130,9 +133,9 @@ def eigenvalues(product: Product, params: Params, key: Array, *, steps: int = 20
 
     Args:
         product: a symmetric matrix, as a function.
-        params: any pytree of floating-point arrays, for its shapes.
+        params: any pytree of arrays, for its shapes.
         key: PRNG key, of the first direction.
-        steps: directions to explore; no more than there are entries.
+        steps: directions to explore; no more than there are floating-point entries.
 
     Returns:
         The eigenvalues, in falling order, each with a bound on its error.
@@ -147,14 +150,15 @@ def eigenvalues(product: Product, params: Params, key: Array, *, steps: int = 20
         >>> found.values.round(4)
         Array([ 3.,  2., -1.], dtype=float32)
     """
-    flat, rebuild = ravel_pytree(jax.tree.map(widen, params))
+    floats = floats_of(params)
+    flat, rebuild = ravel_pytree(floats.leaves)
     steps = min(steps, flat.size)
 
     def fresh(j: Any) -> Array:
         return jax.random.normal(jax.random.fold_in(key, j), flat.shape, flat.dtype)
 
     def explore(basis: Array, j: Array) -> tuple[Array, tuple[Array, Array]]:
-        image = ravel_pytree(product(rebuild(basis[j])))[0].astype(flat.dtype)
+        image = ravel_pytree(floats.pick(product(floats.alone(rebuild(basis[j])))))[0]
         alpha = _dot(basis[j], image)
         rest = _reject(basis, image)
         beta = jnp.linalg.norm(rest)

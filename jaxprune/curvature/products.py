@@ -9,8 +9,9 @@ give float32 products, summed up in float32. Leaves that are not floating-point 
 mesh a sharded batch makes every product data-parallel, with no further word.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,10 @@ from jaxprune._types import Array, Params
 from jaxprune.curvature._losses import present, scalar
 
 __all__ = [
+    "Floats",
     "Product",
     "fisher_product",
+    "floats_of",
     "ggn_product",
     "hvp",
     "over_batches",
@@ -54,8 +57,9 @@ def hvp(obj_fn: Callable[[Params], Array], params: Params, vector: Any) -> Any:
         >>> hvp(lambda w: w[0] ** 2 * w[1], jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0]))
         Array([4., 2.], dtype=float32)
     """
-    gradient, point, rebuild = _widened(scalar(obj_fn), params)
-    return rebuild(jax.jvp(jax.grad(gradient), (point,), (_floats(vector, params),))[1])
+    loss, floats = scalar(obj_fn), floats_of(params)
+    gradient = jax.grad(lambda point: loss(floats.put(point)))
+    return floats.alone(jax.jvp(gradient, (floats.leaves,), (floats.pick(vector),))[1])
 
 
 def ggn_product(
@@ -94,11 +98,10 @@ def ggn_product(
     """
     present(outputs_fn, "outputs_fn", "the outputs as a function of the params")
     loss = scalar(loss_of_outputs, "loss_of_outputs", "the loss as a function of the outputs")
-    model, point, rebuild = _widened(outputs_fn, params)
-    outputs, tangent = jax.linearize(model, point)
-    moved = tangent(_floats(vector, params))
-    bent = jax.jvp(jax.grad(loss), (outputs,), (moved,))[1]
-    return rebuild(jax.linear_transpose(tangent, point)(bent)[0])
+    floats = floats_of(params)
+    outputs, tangent = jax.linearize(lambda point: outputs_fn(floats.put(point)), floats.leaves)
+    bent = jax.jvp(jax.grad(loss), (outputs,), (tangent(floats.pick(vector)),))[1]
+    return floats.alone(jax.linear_transpose(tangent, floats.leaves)(bent)[0])
 
 
 def fisher_product(losses_fn: Callable[[Params], Array], params: Params, vector: Any) -> Any:
@@ -192,31 +195,51 @@ def widen(leaf: Any) -> Array:
     return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) if _is_float(leaf) else leaf
 
 
-def _widened(
-    fn: Callable[[Params], Any], params: Params
-) -> tuple[Callable[[list[Array]], Any], list[Array], Callable[[list[Array]], Any]]:
-    """Return `fn` of the floating-point leaves alone, those leaves, and the way back to a tree."""
-    leaves, structure = jax.tree.flatten(params)
-    wide = [widen(leaf) for leaf in leaves]
+class Floats(NamedTuple):
+    """The floating-point leaves of a tree: curvature is of them, and all others stand still.
 
-    def rebuild(floats: list[Array]) -> Any:
-        given = iter(floats)
-        whole = [next(given) if _is_float(leaf) else jnp.zeros_like(leaf) for leaf in wide]
+    Attributes:
+        leaves: these leaves, widened.
+        pick: a tree alike -> its leaves in these places, of their dtypes.
+        put: such a list -> the tree with it in these places, and all other leaves as they are.
+        alone: such a list -> the same, but zeros for all other leaves.
+    """
+
+    leaves: list[Array]
+    pick: Callable[[Any], list[Array]]
+    put: Callable[[Sequence[Array]], Any]
+    alone: Callable[[Sequence[Array]], Any]
+
+
+def floats_of(tree: Any) -> Floats:
+    """Return the floating-point leaves of a tree, and the ways from there to trees and back.
+
+    Args:
+        tree: any pytree of arrays or numbers.
+
+    Returns:
+        The leaves, with the functions.
+
+    Example:
+        >>> floats = floats_of({"n": jnp.int32(3), "w": jnp.ones(2)})
+        >>> floats.alone([2 * leaf for leaf in floats.leaves])
+        {'n': Array(0, dtype=int32), 'w': Array([2., 2.], dtype=float32)}
+    """
+    given, structure = jax.tree.flatten(tree)
+    wide = [widen(leaf) for leaf in given]
+    zeros = [leaf if _is_float(leaf) else jnp.zeros_like(leaf) for leaf in wide]
+
+    def pick(other: Any) -> list[Array]:
+        pairs = zip(wide, structure.flatten_up_to(other), strict=True)
+        return [jnp.asarray(part, leaf.dtype) for leaf, part in pairs if _is_float(leaf)]
+
+    def among(leaves: list[Array], floats: Sequence[Array]) -> Any:
+        rest = iter(floats)
+        whole = [next(rest) if _is_float(leaf) else leaf for leaf in leaves]
         return jax.tree.unflatten(structure, whole)
 
-    def of_floats(floats: list[Array]) -> Any:
-        given = iter(floats)
-        whole = [next(given) if _is_float(leaf) else leaf for leaf in wide]
-        return fn(jax.tree.unflatten(structure, whole))
-
-    return of_floats, [leaf for leaf in wide if _is_float(leaf)], rebuild
-
-
-def _floats(vector: Any, params: Params) -> list[Array]:
-    """Return the parts of a vector that belong to floating-point leaves, widened as those are."""
-    leaves, structure = jax.tree.flatten(params)
-    pairs = zip(map(widen, leaves), structure.flatten_up_to(vector), strict=True)
-    return [jnp.asarray(part, leaf.dtype) for leaf, part in pairs if _is_float(leaf)]
+    floats = [leaf for leaf in wide if _is_float(leaf)]
+    return Floats(floats, pick, partial(among, wide), partial(among, zeros))
 
 
 def _is_float(leaf: Array) -> bool:

@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.core import Tracer
 
 from jaxprune import masks as masks_
 from jaxprune._types import Array, Masks, Params
 from jaxprune.curvature.krylov import Solution, solve
-from jaxprune.curvature.products import Product, widen
+from jaxprune.curvature.products import Product, floats_of, widen
 
 __all__ = [
     "Compensated",
@@ -58,18 +59,20 @@ def obs(param: Array, sample_grads: Array, damping: float = 1e-4) -> Array:
     """Return `w_i^2 / (2 [F^-1]_ii)`: the rise of the loss when the others adapt best.
 
     F is the empirical Fisher matrix of one output's weights, `damping I + mean of g g'`, a block
-    for each index of the last axis: no block sees another.
+    for each index of the last axis: no block sees another. It is never formed: its inverse is a
+    sum of squares from QR factors of the gradients, so that no score is negative by rounding.
 
     Args:
         param: kernel of shape (..., outputs).
         sample_grads: each example's gradient of its loss, (examples, ..., outputs).
-        damping: added to the diagonal, > 0: where no example has a gradient it is all there is.
+        damping: added to the diagonal, > 0: where no example has a gradient it is all there is. A
+            traced one is not checked.
 
     Returns:
         The scores, of the leaf's shape, float32 or wider.
 
     Raises:
-        ValueError: if a gradient has another shape than the leaf.
+        ValueError: if a gradient has another shape than the leaf, or `damping` is not > 0.
 
     References:
         Hassibi and Stork, "Second order derivatives for network pruning: optimal brain surgeon",
@@ -85,6 +88,11 @@ def obs(param: Array, sample_grads: Array, damping: float = 1e-4) -> Array:
         raise ValueError(
             f"`sample_grads` of shape {sample_grads.shape} do not fit a leaf of shape"
             f" {param.shape}; give one gradient an example, (examples, *leaf)."
+        )
+    if not isinstance(damping, Tracer) and not damping > 0:
+        raise ValueError(
+            f"`damping={damping}` must be > 0; without it weights that no example moves have no"
+            " score. The default is 1e-4."
         )
     outputs = param.shape[-1] if param.ndim else 1
     rows = jnp.moveaxis(widen(sample_grads).reshape(len(sample_grads), -1, outputs), -1, 0)
@@ -110,8 +118,9 @@ def rise(product: Product, params: Params, masks: Masks) -> Array:
         >>> float(rise(lambda v: matrix @ v, w, jnp.array([False, False])))
         4.0
     """
-    gone = masks_.apply(jax.tree.map(widen, params), masks_.invert(masks))
-    return _inner(gone, product(gone)) / 2
+    floats = floats_of(params)
+    gone = masks_.apply(floats.put(floats.leaves), masks_.invert(masks))
+    return _inner(floats.pick(gone), floats.pick(product(gone))) / 2
 
 
 class Compensated(NamedTuple):
@@ -156,30 +165,47 @@ def compensate(
         >>> found.params, float(found.rise)
         (Array([1.5, 0. ], dtype=float32), 1.75)
     """
-    wide = jax.tree.map(widen, params)
-    gone = masks_.apply(wide, masks_.invert(masks))
+    floats = floats_of(params)
+    gone = masks_.apply(floats.put(floats.leaves), masks_.invert(masks))
 
     def among_kept(vector: Any) -> Any:
         return masks_.apply(product(masks_.apply(vector, masks)), masks)
 
     force = masks_.apply(product(gone), masks)
     found = solve(among_kept, force, damping=damping, **knobs)
-    change = optax.tree.sub(masks_.apply(found.value, masks), gone)
-    moved = masks_.apply(optax.tree.add(wide, change), masks)
-    return Compensated(
-        optax.tree.cast_like(moved, params), _inner(change, product(change)) / 2, found
-    )
+    change = optax.tree.sub(floats.pick(masks_.apply(found.value, masks)), floats.pick(gone))
+    moved = masks_.apply(floats.put(optax.tree.add(floats.leaves, change)), masks)
+    cost = _inner(change, floats.pick(product(floats.alone(change)))) / 2
+    return Compensated(optax.tree.cast_like(moved, params), cost, found)
 
 
 def _inverse_diagonal(grads: Array, damping: float) -> Array:
-    """Return the diagonal of `(damping I + mean of g g')^-1`, by the smaller of two inverses."""
+    """Return the diagonal of `(damping I + mean of g g')^-1`, by the smaller of two factors."""
     count, size = grads.shape
+    rows = grads / jnp.sqrt(count).astype(grads.dtype)
     if size <= count:
-        fisher = _matmul(grads.T, grads) / count + damping * jnp.eye(size, dtype=grads.dtype)
-        return jnp.diag(jnp.linalg.inv(fisher))
-    gram = _matmul(grads, grads.T) + damping * count * jnp.eye(count, dtype=grads.dtype)
-    solved = jax.scipy.linalg.solve(gram, grads, assume_a="pos")
-    return (1 - jnp.sum(grads * solved, axis=0)) / damping
+        return jnp.sum(_inverse_root(rows, damping) ** 2, axis=1)
+    basis, rest = jnp.linalg.qr(rows.T)
+    inside = _matmul(basis, _inverse_root(rest.T, damping))
+    return jnp.sum(inside**2, axis=1) + _outside(basis) / damping
+
+
+def _inverse_root(rows: Array, damping: float) -> Array:
+    """Return R with `R R' = (damping I + rows' rows)^-1`, accurate where that matrix is not."""
+    eye = jnp.eye(rows.shape[1], dtype=rows.dtype)
+    tall = jnp.concatenate([rows, jnp.sqrt(damping).astype(rows.dtype) * eye])
+    return jax.scipy.linalg.solve_triangular(jnp.linalg.qr(tall, mode="r"), eye)
+
+
+def _outside(basis: Array) -> Array:
+    """Return how much of each unit vector, squared, lies outside an orthonormal basis."""
+    size, count = basis.shape
+    inside = jnp.sum(basis**2, axis=1)
+    # `1 - inside` cancels near 0. All of `inside` adds up to `count`, so that no more than twice
+    # as many lie more than half inside; of those the part outside is formed and then squared.
+    _, most = lax.top_k(inside, min(2 * count, size))
+    part = jax.nn.one_hot(most, size, dtype=basis.dtype) - _matmul(basis[most], basis.T)
+    return (1 - inside).at[most].set(jnp.sum(part**2, axis=1))
 
 
 def _matmul(one: Array, other: Array) -> Array:
