@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.core import Tracer
 
@@ -60,7 +61,7 @@ def add_l1_penalty(strength: Strength, *, where: Where = is_kernel) -> optax.Gra
         The transform; its `update` needs `params`.
 
     Raises:
-        ValueError: for a negative or NaN number, as for every penalty.
+        ValueError: for what is no finite number >= 0 nor a schedule, as for every penalty.
 
     References:
         Tibshirani, "Regression shrinkage and selection via the lasso", 1996, equation 1, in
@@ -260,8 +261,14 @@ def _is_none(leaf: Any) -> bool:
 
 
 def _check(strength: Strength) -> None:
-    if not callable(strength) and not isinstance(strength, Tracer) and not strength >= 0:
-        raise ValueError(f"`strength={strength}` must be a number >= 0, or a schedule of the step.")
+    if callable(strength) or isinstance(strength, Tracer):
+        return
+    given = np.asarray(strength)
+    real = any(jnp.issubdtype(given.dtype, kind) for kind in (jnp.floating, jnp.integer))
+    if not (real and given.ndim == 0 and 0 <= given < np.inf):
+        raise ValueError(
+            f"`strength={strength!r}` must be a number >= 0 and finite, or a schedule of the step."
+        )
 
 
 def _same(param: Array) -> Array:

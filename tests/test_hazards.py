@@ -29,8 +29,15 @@ def test_a_zero_is_certain_and_all_probabilities_lie_in_the_unit_interval(name):
 def test_a_scale_of_zero_is_off_and_nan_is_never_zeroed(name):
     assert not ALL[name].probability(WEIGHTS, 0.0).any()
     assert not ALL[name].probability(WEIGHTS, jnp.nan).any()
-    if name in POINTWISE:
-        assert ALL[name].probability(jnp.array([jnp.nan]), 1.0) == 0
+    assert ALL[name].probability(jnp.array([jnp.nan]), 1.0) == 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_infinity_is_never_zeroed_and_nan_beside_it_changes_no_one(name):
+    leaf = jnp.array([[jnp.nan, 0.1], [0.2, -jnp.inf]])
+    found = np.asarray(ALL[name].probability(leaf, 1.0))
+    assert found[0, 0] == 0 and found[1, 1] == 0 and found[0, 1] >= found[1, 0] > 0
+    np.testing.assert_array_equal(ALL[name].survival(leaf, 1.0, 5)[0, 0], 1.0)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -140,9 +147,20 @@ def test_a_hazard_says_what_it_has_not():
     with pytest.raises(ValueError, match="No closed form"):
         hazards.power(3.0).expected_sparsity(1.0, 1.0)
     for factory in (hazards.power, hazards.rank):
-        for wrong in (0.0, -1.0, float("nan")):
+        for wrong in (0.0, -1.0, float("nan"), "2", None, 1j):
             with pytest.raises(ValueError, match="exponent"):
                 factory(wrong)
+
+
+@pytest.mark.parametrize("wrong", [1.5, -0.1, float("nan"), "0.5", jnp.array([0.5, 2.0])])
+def test_no_scale_gives_more_than_all_nor_less_than_nothing(wrong):
+    with pytest.raises(ValueError, match=r"`sparsity=.* must be a fraction in \[0, 1\]"):
+        hazards.gauss.expected_scale(wrong, 1.0)
+
+
+def test_the_scale_for_a_traced_sparsity_is_found_under_jit():
+    find = jax.jit(lambda rho: hazards.gauss.expected_scale(rho, 1.0))
+    np.testing.assert_allclose(find(0.5), hazards.gauss.expected_scale([0.5], 1.0)[0], rtol=1e-6)
 
 
 SHAPE = (256, 256)

@@ -19,7 +19,7 @@ LAYERS = (
     # Ring 0: the vocabulary.
     {"_types"},
     {"_tree", "_batch", "_branch", "_count", "_text", "_view"},
-    {"curvature._losses", "irrelevance._exp", "irrelevance._quantile"},
+    {"curvature._floats", "curvature._losses", "irrelevance._exp", "irrelevance._quantile"},
     {"irrelevance._checks", "stochastic._checks", "stochastic._window"},
     # Ring 1: pure and stateless.
     {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},

@@ -310,10 +310,16 @@ def test_seeds_are_mapped_over():
 
 
 @each_factory
-@pytest.mark.parametrize("bad", [-0.1, float("nan"), jnp.float32(-1)])
-def test_a_negative_or_nan_strength_is_refused(make, bad):
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), jnp.float32(-1), float("inf"), "0.1", None])
+def test_a_strength_that_is_no_finite_number_from_zero_on_is_refused(make, bad):
     with pytest.raises(ValueError, match="`strength=.*must be a number >= 0"):
         make(bad)
+
+
+@pytest.mark.parametrize("bad", ["a", float("inf"), jnp.ones(2), 1j])
+def test_soft_thresholding_refuses_such_a_strength_too(bad):
+    with pytest.raises(ValueError, match="`strength=.*must be a number >= 0"):
+        proximal.soften(bad)
 
 
 @each_factory

@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxprune import checkpoint, masks, moments, pruning, schedules
+from jaxprune import checkpoint, masks, moments, penalties, pruning, schedules
 from jaxprune.dynamics import record_dynamics
 from jaxprune.stochastic import Window, calibrated, hazards, scale_for_sparsity, zero_stochastically
 
@@ -92,6 +92,23 @@ def test_it_leaves_the_optimizer_bit_for_bit_with(name):
     assert_equal(off[1][0], alone[1])
 
 
+WINDOWS = {
+    "the default freeze": Window(end=2),
+    "permanent zeros": Window(permanent=True),
+    "an end before the first step": Window(end=0),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_scale_of_zero_freezes_nothing_where_zeros_begin_to_grow_late(name):
+    params, grads = {"kernel": jnp.zeros((4, 3))}, {"kernel": jnp.ones((4, 3))}
+    bare = optax.sgd(0.1)
+    tx = optax.chain(bare, zero_stochastically(KEY, 0.0, window=WINDOWS[name]))
+    still, state = run(tx, 2, params, jax.tree.map(jnp.zeros_like, params))[-1]
+    late = run(tx, 2, still, grads, state)[-1][0]
+    assert_equal(late, run(bare, 2, params, grads)[-1][0])
+
+
 def test_a_hard_hazard_is_thresholding_at_the_scale():
     for hazard in (hazards.threshold, hazards.power(200.0)):
         ((params, _),) = run(zero_stochastically(KEY, 0.1, hazard=hazard), 1, grads=NOTHING)
@@ -140,6 +157,23 @@ def test_without_gradients_zeros_only_grow_and_survival_is_the_product():
     alive = np.asarray(hazards.gauss.survival(flat(PARAMS), 0.05, 40), np.float64)
     spread = np.sqrt((alive * (1 - alive)).sum())
     assert abs((~zero[-1]).sum() - alive.sum()) < 4.5 * spread
+
+
+EQUIVARIANT = {  # the scale of weights eight times as large, over that of these
+    "gauss": (hazards.gauss, 8),
+    "exponential": (hazards.exponential, 8),
+    "rank": (hazards.rank(1.0), 1),
+}
+
+
+@pytest.mark.parametrize("name", EQUIVARIANT)
+def test_larger_weights_at_a_larger_scale_draw_the_same_zeros(name):
+    hazard, factor = EQUIVARIANT[name]
+    larger = jax.tree.map(lambda p: 8 * p, PARAMS)
+    here = run(zero_stochastically(KEY, 0.1, hazard=hazard), 2, PARAMS, NOTHING)[-1][0]
+    there = run(zero_stochastically(KEY, factor * 0.1, hazard=hazard), 2, larger, NOTHING)[-1][0]
+    assert 0 < sparsity(here) < 1
+    np.testing.assert_array_equal(flat(here) == 0, flat(there) == 0)
 
 
 @pytest.mark.parametrize("permanent", [False, True])
@@ -221,6 +255,61 @@ def test_the_expected_sparsity_is_met_to_a_ten_thousandth(name):
             reached = abs(float(mean(leaf, scale)) - min(rho, most))
             assert reached < (5e-4 if name == "threshold" else 1e-4) if rho > zeros else scale == 0
         assert scales == sorted(scales)
+
+
+APART = jnp.where(jnp.arange(300) < 270, 1e-6, 1.0) * (0.5 + jnp.abs(LEAVES["normal"]))
+
+
+@pytest.mark.parametrize("rho", [0.901, 0.905, 0.92])
+def test_a_search_crosses_the_gap_between_two_sizes_of_weights(rho):
+    scale = float(solve(APART, rho, hazards.gauss))
+    assert abs(float(hazards.gauss.probability(APART, scale).mean()) - rho) < 1e-4
+
+
+def mixture(seed):
+    """Return weights of three sizes over ten decades, and a sparsity."""
+    rng = np.random.default_rng(seed)
+    part = rng.choice(3, 20_000)
+    leaf = rng.normal(size=20_000) * 10.0 ** rng.uniform(-8, 2, 3)[part]
+    return jnp.asarray(leaf, jnp.float32).reshape(100, 200), float(rng.uniform(0.02, 0.99))
+
+
+@pytest.mark.parametrize("name", ["gauss", "threshold"])
+def test_mixtures_of_far_sizes_are_met_too(name):
+    hazard = {"gauss": hazards.gauss.repeated(10**6), "threshold": hazards.threshold}[name]
+    for seed in (1, 38, 64, 67, 71):
+        leaf, rho = mixture(seed)
+        scale = float(solve(leaf, rho, hazard))
+        off = abs(float(hazard.probability(leaf, scale).mean()) - rho)
+        assert off < (5e-4 if name == "threshold" else 1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-35, 1e-28, 1e28, 1e35])
+def test_weights_may_be_as_small_or_large_as_float32_holds(size):
+    leaf = size * LEAVES["normal"]
+    scale = float(solve(leaf, 0.5, hazards.gauss))
+    assert abs(float(hazards.gauss.probability(leaf, scale).mean()) - 0.5) < 1e-4
+
+
+def test_what_no_scale_reaches_is_found_out_in_a_few_looks():
+    looks, rank = [], hazards.rank(1.0)
+
+    def profile(x, scale):
+        jax.debug.callback(lambda: looks.append(1))
+        return rank.profile(x, scale)
+
+    watched = rank._replace(profile=profile)
+    assert solve(LEAVES["normal"], 0.7, watched) > 1e30
+    jax.effects_barrier()
+    assert len(looks) < 20
+
+
+def test_a_threshold_stops_below_a_run_of_equal_magnitudes():
+    leaf = jnp.array([[1.0, -2.0, 2.0], [2.0, -3.0, 4.0]])
+    for rho, reached in ((0.5, 1 / 6), (0.66, 1 / 6), (0.7, 4 / 6)):
+        scale = float(solve(leaf, rho, hazards.threshold))
+        mean = float(hazards.threshold.probability(leaf, scale).mean())
+        np.testing.assert_allclose(mean, reached, atol=1e-6)
 
 
 def test_a_horizon_is_met_too_and_a_gaussian_has_its_closed_form():
@@ -309,6 +398,19 @@ def test_a_pruner_beside_one_that_remembers_nothing_is_still_read():
     assert masks.read(tx.init({"w": jnp.ones((1, 1))}))["w"].all()
     with pytest.raises(ValueError, match="holds no masks"):
         masks.read(zero_stochastically(KEY, 0.1).init(PARAMS))
+
+
+@pytest.mark.parametrize("scale", [0.3, calibrated(0.5)])
+def test_a_missing_gradient_stays_missing(scale):
+    params = {"a": jnp.ones((3, 3)), "b": PARAMS["out"]["kernel"], "c": None}
+    pruner = zero_stochastically(KEY, scale, remember=True)
+    tx = optax.chain(penalties.add_l1_penalty(0.1), optax.sgd(0.1), pruner)
+    grads = {"a": None, "b": jnp.zeros_like(params["b"]), "c": None}
+    updates, state = jax.jit(tx.update)(grads, tx.init(params), params)
+    assert updates["a"] is None and updates["c"] is None
+    found = masks.read(state)
+    assert found["a"].all() and 0 < found["b"].sum() < found["b"].size
+    np.testing.assert_array_equal(params["b"] + updates["b"] != 0, found["b"])
 
 
 LABELS = {"dense": "a", "out": "b"}
@@ -407,11 +509,36 @@ WRONG = {
         "`begin=1.5`.* whole",
     ),
     "every": (lambda: zero_stochastically(KEY, 0.1, window=Window(every=0)), "every"),
+    "every so many": (
+        lambda: zero_stochastically(KEY, 0.1, window=Window(every=2**31)),
+        "`every=2147483648`",
+    ),
+    "a pair for a window": (
+        lambda: zero_stochastically(KEY, 0.1, window=(0, 5)),  # pyright: ignore[reportArgumentType] # the mistake is the test
+        r"`window=\(0, 5\)` is no `Window`",
+    ),
+    "a word for a hazard": (
+        lambda: zero_stochastically(KEY, 0.1, hazard="gauss"),  # pyright: ignore[reportArgumentType] # the mistake is the test
+        "`hazard='gauss'` is no `Hazard`",
+    ),
+    "a family of hazards": (
+        lambda: scale_for_sparsity(PARAMS, 0.5, hazard=hazards.power),  # pyright: ignore[reportArgumentType] # the mistake is the test
+        "is no `Hazard`; give `hazards.gauss`",
+    ),
+    "rational at a fixed scale": (
+        lambda: zero_stochastically(KEY, 0.1, hazard=hazards.rational),
+        "`hazard=rational` never settles.*`calibrated",
+    ),
+    "a complex scale": (lambda: zero_stochastically(KEY, 1j), "`scale=1j`"),  # pyright: ignore[reportArgumentType] # the mistake is the test
+    "a flag to leave": (lambda: calibrated(0.5, least=True), "`least=True`"),
     "integers": (
         lambda: zero_stochastically(KEY, 0.1, where=lambda path, leaf: True).init(jnp.ones(3, int)),
-        "int",
+        "is int32; only floating",
     ),
-    "empty": (lambda: zero_stochastically(KEY, 0.1).init(jnp.ones((0, 3))), "shape"),
+    "empty": (
+        lambda: zero_stochastically(KEY, 0.1).init(jnp.ones((0, 3))),
+        r"shape \(0, 3\), so no weights",
+    ),
     "no kernels": (lambda: zero_stochastically(KEY, 0.1).init(jnp.ones(3)), "where"),
     "params": (
         lambda: zero_stochastically(KEY, 0.1).update(
@@ -435,3 +562,31 @@ def test_a_nan_stays_and_turns_a_search_off():
     ((params, state),) = run(zero_stochastically(KEY, calibrated(0.5)), 1, sick, still)
     assert_equal(params, sick)
     assert state.scale == 0
+
+
+def test_rank_leaves_nan_and_infinity_where_they_are():
+    params = {"kernel": jnp.array([[jnp.nan, 0.1], [0.2, jnp.inf]])}
+    still = jax.tree.map(jnp.zeros_like, params)
+    rank = hazards.rank(1.0)
+    for after, _ in run(zero_stochastically(KEY, 1.0, hazard=rank), 5, params, still):
+        assert jnp.isnan(after["kernel"][0, 0]) and after["kernel"][1, 1] == jnp.inf
+    assert scale_for_sparsity(params, 0.3, hazard=rank) == 0
+
+
+def test_a_schedule_that_falls_below_zero_draws_for_nothing():
+    _, (params, state) = run(zero_stochastically(KEY, lambda step: 1.0 - step), 2)
+    assert not state.scale.any() and sparsity(params) < 1
+
+
+def test_the_loss_moves_an_orphaned_side_by_exactly_nothing():
+    into, out = PARAMS["dense"]["kernel"].at[:, 1].set(0), PARAMS["out"]["kernel"].at[0].set(0)
+    params = {"into": into, "bias": jnp.full(30, 0.1).at[1].set(-0.1), "out": out}
+    x = jax.random.normal(KEY, (16, 40))
+
+    def loss(p):
+        return jnp.sum(jnp.sin(jax.nn.relu(x @ p["into"] + p["bias"]) @ p["out"]))
+
+    grads = jax.tree.map(np.asarray, jax.grad(loss)(params))
+    for node in (0, 1):  # the first is not read, the second is always off
+        assert not grads["into"][:, node].any() and grads["bias"][node] == 0
+    assert not grads["out"][1].any() and grads["out"][0].all() and grads["into"][:, 2].all()

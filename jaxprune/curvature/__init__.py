@@ -16,14 +16,11 @@ from jaxprune.curvature.krylov import Eigenvalues as Eigenvalues
 from jaxprune.curvature.krylov import Solution as Solution
 from jaxprune.curvature.krylov import eigenvalues as eigenvalues
 from jaxprune.curvature.krylov import solve as solve
-from jaxprune.curvature.products import Floats as Floats
 from jaxprune.curvature.products import Product as Product
 from jaxprune.curvature.products import fisher_product as fisher_product
-from jaxprune.curvature.products import floats_of as floats_of
 from jaxprune.curvature.products import ggn_product as ggn_product
 from jaxprune.curvature.products import hvp as hvp
 from jaxprune.curvature.products import over_batches as over_batches
-from jaxprune.curvature.products import widen as widen
 from jaxprune.curvature.second_order import Compensated as Compensated
 from jaxprune.curvature.second_order import compensate as compensate
 from jaxprune.curvature.second_order import obd as obd

@@ -9,8 +9,9 @@ import optax
 
 from jaxprune._branch import update_if
 from jaxprune._types import Array, Params
+from jaxprune.curvature._floats import floats_of
 from jaxprune.curvature.diagonals import hutchinson_diagonal
-from jaxprune.curvature.products import floats_of, hvp
+from jaxprune.curvature.products import hvp
 
 __all__ = ["WithCurvatureState", "with_curvature"]
 

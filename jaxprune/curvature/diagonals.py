@@ -9,8 +9,9 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxprune._types import Array, Params
+from jaxprune.curvature._floats import floats_of, widen
 from jaxprune.curvature._losses import scalar
-from jaxprune.curvature.products import Product, floats_of, widen
+from jaxprune.curvature.products import Product
 
 __all__ = ["Estimate", "exact_diagonal", "fisher_diagonal", "hutchinson_diagonal"]
 

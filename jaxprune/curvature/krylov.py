@@ -9,7 +9,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxprune._types import Array, Params
-from jaxprune.curvature.products import Product, floats_of
+from jaxprune.curvature._floats import floats_of
+from jaxprune.curvature.products import Product
 
 __all__ = ["Eigenvalues", "Solution", "eigenvalues", "solve"]
 

@@ -17,8 +17,9 @@ from jax.core import Tracer
 
 from jaxprune import masks as masks_
 from jaxprune._types import Array, Masks, Params
+from jaxprune.curvature._floats import floats_of, widen
 from jaxprune.curvature.krylov import Solution, solve
-from jaxprune.curvature.products import Product, floats_of, widen
+from jaxprune.curvature.products import Product
 
 __all__ = [
     "Compensated",

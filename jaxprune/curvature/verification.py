@@ -14,8 +14,8 @@ from jaxprune import masks as masks_
 from jaxprune._tree import chosen, is_kernel, map_named, named_leaves, same_structure
 from jaxprune._types import Array, Masks, Params, Scores, Where
 from jaxprune._view import back, rows
+from jaxprune.curvature._floats import widen
 from jaxprune.curvature._losses import scalar
-from jaxprune.curvature.products import widen
 from jaxprune.granularity import Granularity, entries, real
 
 __all__ = ["Verification", "by_unit", "verify_scores"]

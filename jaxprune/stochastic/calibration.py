@@ -1,12 +1,13 @@
 """From a sparsity to a scale: how wide a hazard must be to zero so much on average, inside `jit`.
 
-The expected sparsity rises with the scale from the fraction of zeros to 1. Against log(scale) its
-logit is nearly straight, so that a secant finds the root in a few passes over the weights, and in
-one when it starts from the root and the slope of the step before.
+The expected sparsity rises with the scale from the fraction of zeros to 1. `_search` finds where it
+is what is asked for, in a few passes over the weights, and in one or two when it begins where the
+search of the step before has ended.
 
 All of this is ours: the paper's way to choose a scale is not public.
 """
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple
@@ -15,17 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from jaxprune._tree import chosen, is_kernel, named_leaves
 from jaxprune._types import Array, Params, Schedule, Where
-from jaxprune.stochastic.hazards import Hazard, gauss
+from jaxprune.stochastic._checks import reals
+from jaxprune.stochastic._search import Goal, solve
+from jaxprune.stochastic.hazards import Hazard, check, gauss
 
 __all__ = ["Calibrated", "Fit", "calibrated", "leaves_of", "scale_for_sparsity"]
-
-_CLOSE = 5e-5  # of the expected sparsity that is accepted
-_MOST = 64  # looks; some six suffice without a start, one or two with one
-_FAR = 60.0  # as a logarithm: no scale is beyond
 
 
 class Fit(NamedTuple):
@@ -52,9 +50,9 @@ def scale_for_sparsity(
 ) -> Array:
     """Return the scales at which the expected fraction of zeros is `sparsity`, to 1e-4.
 
-    `threshold`, which takes weight by weight, may miss it by five times that. For a horizon of T
-    steps give `hazard.repeated(T)`: the fraction expected to be gone after T draws if the weights
-    stood still.
+    `threshold`, which takes weight by weight, may miss it by five times that, and stops below a run
+    of equal magnitudes, which it can only take together. For a horizon of T steps give
+    `hazard.repeated(T)`: the fraction expected to be gone after T draws if the weights stood still.
 
     Args:
         params: any pytree of arrays.
@@ -71,7 +69,8 @@ def scale_for_sparsity(
         it (`rank`).
 
     Raises:
-        ValueError: if the sparsity is a number outside [0, 1], or `where` matches nothing.
+        ValueError: if the sparsity is a number outside [0, 1], the hazard is none, or `where`
+            matches nothing, or a leaf that cannot be zeroed.
 
     Example:
         >>> params = {"kernel": jax.random.normal(jax.random.key(0), (100, 100))}
@@ -80,6 +79,7 @@ def scale_for_sparsity(
         True
     """
     _check_sparsity(sparsity)
+    check(hazard)
     rule = calibrated(0.0, scope=scope)
     return _scales(dict(leaves_of(params, where)), jnp.float32(sparsity), rule, hazard)
 
@@ -172,7 +172,8 @@ def calibrated(
     """
     if not callable(sparsity):
         _check_sparsity(sparsity)
-    if not (isinstance(least, int) and least >= 0 or isinstance(least, float) and 0 <= least <= 1):
+    most = 1 if isinstance(least, float) else math.inf
+    if not isinstance(least, int | float) or not reals(least, lambda x: (x >= 0) & (x <= most)):
         raise ValueError(
             f"`least={least!r}` must be a number of weights (int) or a fraction in [0, 1] (float)."
         )
@@ -195,17 +196,20 @@ def leaves_of(params: Params, where: Where) -> list[tuple[str, Array]]:
     flags = jax.tree.leaves(chosen(where, params))
     named = [pair for pair, flag in zip(named_leaves(params), flags, strict=True) if flag]
     for name, leaf in named:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating) or not leaf.size:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
-                f"Leaf {name!r} is {leaf.dtype} of shape {leaf.shape}; only floating-point weights"
-                " are zeroed by chance. Leave it out by `where`."
+                f"Leaf {name!r} is {leaf.dtype}; only floating-point weights are zeroed by chance."
+                " Leave it out by `where`."
+            )
+        if not leaf.size:
+            raise ValueError(
+                f"Leaf {name!r} has the shape {leaf.shape}, so no weights; leave it out by `where`."
             )
     return named
 
 
 def _check_sparsity(sparsity: Any) -> None:
-    number = isinstance(sparsity, int | float) or getattr(sparsity, "shape", None) == ()
-    if not isinstance(sparsity, Tracer) and not (number and 0 <= sparsity <= 1):
+    if not reals(sparsity, lambda x: (x >= 0) & (x <= 1), shape=()):
         raise ValueError(f"`sparsity={sparsity!r}` must be a number in [0, 1], or a schedule.")
 
 
@@ -228,55 +232,13 @@ def _fit(
     off, live = ~(sparsity > zeros + 1e-6), 1 - zeros  # float32 counts to a millionth
     wanted = (jnp.minimum(sparsity, 1 - 1e-6) - zeros) / live
 
-    def look(search: _Search) -> _Search:
-        scale = jnp.exp(search.at)
+    def look(scale: Array) -> Array:
         drawn = [jnp.sum(hazard.profile(x, scale[i])) for i, x in zip(scopes, held, strict=True)]
-        return _advance(search, (_mean(scopes, held, drawn) - zeros) / live, wanted, live)
+        return (_mean(scopes, held, drawn) - zeros) / live
 
-    nothing, end = (jnp.full_like(before.start, value) for value in (jnp.nan, jnp.inf))
-    start = jnp.log(before.start)
-    search = _Search(start, before.slope, off, nothing, nothing, -end, end, jnp.int32(0))
-    # The first look is outside of the loop, where XLA uses all cores, and mostly it is the last.
-    search = lax.while_loop(lambda s: ~jnp.all(s.done) & (s.step < _MOST), look, look(search))
-    scale = jnp.exp(search.at)
+    scale, slope = solve(look, Goal(wanted, live, off), before.start, before.slope)
     start = jnp.where(off, before.start, scale)
-    return Fit(jnp.where(off, 0.0, scale), start, jnp.where(off, before.slope, search.slope))
-
-
-class _Search(NamedTuple):
-    at: Array  # logarithm of the scale to look at
-    slope: Array  # 0 where none is known
-    done: Array
-    last_at: Array  # where the last look was, and the logit that it found
-    last_logit: Array
-    low: Array  # a scale known to be too small, and one too large, as logarithms
-    high: Array
-    step: Array
-
-
-def _advance(search: _Search, found: Array, wanted: Array, live: Array) -> _Search:
-    """Take one step of the secant, within the bracket; later on halve the bracket in between."""
-    at, logit = search.at, _logit(found)
-    gap = _logit(wanted) - logit
-    secant = (logit - search.last_logit) / (at - search.last_at)
-    slope = jnp.where(secant > 0, jnp.clip(secant, 1e-3, 50.0), search.slope)
-    low = jnp.where(gap > 0, at, search.low)
-    high = jnp.where(gap < 0, at, search.high)
-    move = jnp.clip(gap / jnp.where(slope > 0, slope, 1.5), -3.0, 3.0)
-    to = at + move
-    halve = (search.step > 8) & (search.step % 2 == 0) & jnp.isfinite(high - low)
-    to = jnp.where((to > low) & (to < high) & ~halve, to, (low + high) / 2)
-    to = jnp.clip(jnp.where(jnp.isfinite(to), to, at + move), -_FAR, _FAR)
-    error = jnp.abs(found - wanted) * live
-    hits = error < _CLOSE / 2
-    # What a step leaves of an error is its share by which the slope is wrong, say a fifth; but no
-    # chord over a bend is trusted.
-    near = ((search.step == 0) | (jnp.abs(at - search.last_at) < 0.25)) & (jnp.abs(move) < 0.25)
-    lands = near & (slope > 0) & (error * (0.2 + jnp.abs(move)) < _CLOSE)
-    done = search.done | hits | lands | (high - low < 1e-6) | (jnp.abs(to) == _FAR)
-    to = jnp.where(hits, at, to)
-    to, slope = jnp.where(search.done, at, to), jnp.where(search.done, search.slope, slope)
-    return _Search(to, slope, done, at, logit, low, high, search.step + 1)
+    return Fit(jnp.where(off, 0.0, scale), start, jnp.where(off, before.slope, slope))
 
 
 def _mean(scopes: Sequence[int], leaves: Sequence[Array], sums: Sequence[Array]) -> Array:
@@ -286,11 +248,6 @@ def _mean(scopes: Sequence[int], leaves: Sequence[Array], sums: Sequence[Array])
     ]
     sizes = np.bincount(scopes, [leaf.size for leaf in leaves]).astype(np.float32)
     return jnp.stack([reduce(jnp.add, part) for part in parts]) / sizes
-
-
-def _logit(fraction: Array) -> Array:
-    inside = jnp.clip(fraction, 1e-7, 1 - 1e-7)
-    return jnp.log(inside) - jnp.log1p(-inside)
 
 
 def _cap(least: float, size: int) -> float:

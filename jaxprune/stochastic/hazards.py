@@ -12,21 +12,16 @@ A probability applied T times is a *hazard*: a weight of constant magnitude surv
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
-from jax.scipy import special
 
 from jaxprune._types import Array
+from jaxprune.stochastic import _laws
+from jaxprune.stochastic._checks import reals
+from jaxprune.stochastic._laws import Forms, Law
 
 __all__ = ["Hazard", "Law", "exponential", "gauss", "power", "rank", "rational", "threshold"]
-
-Law = Literal["gaussian", "laplace"]
-"""How weights are spread: Gaussian with a standard deviation, or Laplace with a mean magnitude."""
-
-
-Forms = tuple[tuple[Law, Callable[[Array], Array]], ...]
 
 
 class Hazard(NamedTuple):
@@ -34,7 +29,7 @@ class Hazard(NamedTuple):
 
     An exact zero has probability 1 at any scale above 0; a scale of 0 means "off": nothing is
     zeroed. The probability is even in the weight, falls with its magnitude, rises with the scale,
-    and depends on their ratio only. NaN has probability 0.
+    and depends on their ratio only. NaN and infinity have probability 0.
 
     Attributes:
         name: for tables.
@@ -133,26 +128,19 @@ class Hazard(NamedTuple):
         """Return the scale at which `expected_sparsity` is `sparsity`: its inverse, by bisection.
 
         Args:
-            sparsity: fraction in (0, 1).
+            sparsity: fractions in [0, 1]; 0 and 1 give a scale of next to nothing and a huge one.
             spread: as for `expected_sparsity`.
             law: the law.
 
         Returns:
-            float32 scalar.
+            float32 of the shape of `sparsity`.
 
         Raises:
-            ValueError: if no closed form is known.
+            ValueError: if no closed form is known, or for a number outside [0, 1].
         """
-        expected = self._expected(law)
-
-        def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-            middle = (ends[0] + ends[1]) / 2
-            low = expected(jnp.exp(middle)) < sparsity
-            return jnp.where(low, middle, ends[0]), jnp.where(low, ends[1], middle)
-
-        start = jnp.full(jnp.shape(sparsity), 30.0, jnp.float32)
-        low, high = lax.fori_loop(0, 40, halve, (-start, start))
-        return spread * jnp.exp((low + high) / 2)
+        if not reals(sparsity, lambda x: (x >= 0) & (x <= 1)):
+            raise ValueError(f"`sparsity={sparsity!r}` must be a fraction in [0, 1]; 0.9 is 90 %.")
+        return spread * _laws.ratio_for(self._expected(law), sparsity)
 
     def _expected(self, law: Law) -> Callable[[Array], Array]:
         for known, expected in self.expected:
@@ -172,7 +160,7 @@ def power(exponent: float) -> Hazard:
         The hazard.
 
     Raises:
-        ValueError: if the exponent is not positive.
+        ValueError: if the exponent is no positive number.
 
     References:
         Ours; the paper's function is not public.
@@ -181,14 +169,15 @@ def power(exponent: float) -> Hazard:
         >>> power(1.0).probability(jnp.array([0.0, 0.5, -jnp.inf]), 0.5 / math.log(2))
         Array([1. , 0.5, 0. ], dtype=float32)
     """
-    if not exponent > 0:
-        raise ValueError(f"`exponent={exponent}` must be positive; 2 is Gaussian, inf a threshold.")
-    forms = {1.0: _OF_EXPONENTIAL, 2.0: _OF_GAUSS, math.inf: _OF_THRESHOLD}.get(exponent, ())
+    exponent = _positive(exponent, "2 is Gaussian, inf a threshold")
+    forms = {1.0: _laws.OF_EXPONENTIAL, 2.0: _laws.OF_GAUSS, math.inf: _laws.OF_THRESHOLD}.get(
+        exponent, ()
+    )
     if exponent == math.inf:
         return Hazard("threshold", _below, _magnitude, jnp.ones_like, forms)
     return Hazard(
         {1.0: "exponential", 2.0: "gauss"}.get(exponent, f"power {exponent:g}"),
-        partial(_decay, float(exponent)),
+        partial(_decay, exponent),
         _magnitude,
         lambda q: (-jnp.log(q)) ** (1 / exponent),
         forms,
@@ -206,10 +195,11 @@ def rank(exponent: float = 2.0) -> Hazard:
         exponent: k > 0.
 
     Returns:
-        The hazard; equal magnitudes are ranked in the order of their entries.
+        The hazard; equal magnitudes are ranked in the order of their entries. Infinity has
+        probability 0, as it has everywhere.
 
     Raises:
-        ValueError: if the exponent is not positive.
+        ValueError: if the exponent is no positive number.
 
     References:
         Ours, after the ranking of Gomez et al., "Learning sparse networks using targeted dropout",
@@ -219,13 +209,29 @@ def rank(exponent: float = 2.0) -> Hazard:
         >>> rank(1.0).probability(jnp.array([3.0, -1.0, 2.0, 4.0]), 1.0)
         Array([0.375, 0.875, 0.625, 0.125], dtype=float32)
     """
-    if not exponent > 0:
-        raise ValueError(f"`exponent={exponent}` must be positive; 1 falls linearly with the rank.")
+    exponent = _positive(exponent, "1 falls linearly with the rank")
 
     def profile(x: Array, scale: Array) -> Array:
-        return jnp.where(x > 0, jnp.minimum(scale, 1.0) * (1 - x) ** exponent, 1.0)
+        # A NaN has to remain one.
+        return jnp.where(x <= 0, 1.0, jnp.minimum(scale, 1.0) * (1 - x) ** exponent)
 
     return Hazard(f"rank {exponent:g}", profile, _quantiles)
+
+
+def check(hazard: Any) -> None:
+    """Refuse what is no hazard.
+
+    Args:
+        hazard: what the caller gave.
+
+    Raises:
+        ValueError: for a word, a family of hazards, and anything else.
+    """
+    if not isinstance(hazard, Hazard):
+        raise ValueError(
+            f"`hazard={hazard!r}` is no `Hazard`; give `hazards.gauss`, or what a family returns,"
+            " `hazards.power(2.0)`."
+        )
 
 
 def _repeat(probability: Array, steps: Array) -> Array:
@@ -259,7 +265,10 @@ def _cauchy(x: Array, scale: Array) -> Array:
 
 
 def _quantiles(leaf: Array) -> Array:
-    """Return the place of each magnitude in its leaf, (position + 1/2) / n; 0 for zeros."""
+    """Return the place of each magnitude in its leaf, (position + 1/2) / n; 0 for zeros.
+
+    An infinity stands at 1, so that it is never drawn: to erase it, `inf - inf`, leaves NaN.
+    """
     flat = jnp.abs(leaf).reshape(-1)
     order = jnp.argsort(flat, stable=True)
     places = (
@@ -268,24 +277,15 @@ def _quantiles(leaf: Array) -> Array:
         .at[order]
         .set((jnp.arange(flat.size, dtype=jnp.float32) + 0.5) / max(flat.size, 1))
     )
-    return jnp.where(leaf == 0, 0.0, places.reshape(leaf.shape))
+    places = jnp.where(flat == 0, 0.0, jnp.where(jnp.isinf(flat), 1.0, places))
+    return jnp.where(jnp.isnan(flat), jnp.nan, places).reshape(leaf.shape)
 
 
-_ROOT_2, _ROOT_PI = math.sqrt(2), math.sqrt(math.pi)
+def _positive(exponent: Any, known: str) -> float:
+    if not reals(exponent, lambda k: k > 0, shape=()):
+        raise ValueError(f"`exponent={exponent!r}` must be a positive number; {known}.")
+    return float(exponent)
 
-_OF_GAUSS: Forms = (
-    ("gaussian", lambda a: 1 / jnp.sqrt(1 + 2 / (a * a))),
-    ("laplace", lambda a: a * _ROOT_PI / 2 * special.erfcx(a / 2)),
-)
-_OF_EXPONENTIAL: Forms = (
-    ("gaussian", lambda a: special.erfcx(1 / (a * _ROOT_2))),
-    ("laplace", lambda a: a / (1 + a)),
-)
-_OF_THRESHOLD: Forms = (
-    ("gaussian", lambda a: special.erf(a / _ROOT_2)),
-    ("laplace", lambda a: -jnp.expm1(-a)),
-)
-_OF_RATIONAL: Forms = (("gaussian", lambda a: a / _ROOT_2 * _ROOT_PI * special.erfcx(a / _ROOT_2)),)
 
 gauss = power(2.0)
 """exp(-(w / s)^2): nearly a hard boundary at 3 s, hardly dependent on the length of a run."""
@@ -296,5 +296,5 @@ exponential = power(1.0)
 threshold = power(math.inf)
 """1 below s, 0 from s on: deterministic pruning by magnitude."""
 
-rational = Hazard("rational", _cauchy, _magnitude, lambda q: jnp.sqrt(1 / q - 1), _OF_RATIONAL)
-"""1 / (1 + (w / s)^2): never settles at a fixed scale; for comparisons under control only."""
+rational = Hazard("rational", _cauchy, _magnitude, lambda q: jnp.sqrt(1 / q - 1), _laws.OF_RATIONAL)
+"""1 / (1 + (w / s)^2): never settles at a fixed scale, so only a `calibrated` one is taken."""

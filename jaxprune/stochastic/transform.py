@@ -7,7 +7,6 @@ hazard. What is sampled away this way, and what a penalty in front of the optimi
 is for `jaxprune.dynamics` to record.
 """
 
-import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,17 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 
 from jaxprune._tree import chosen, is_kernel, key_for
 from jaxprune._types import Array, Masks, Params, Schedule, Where
-from jaxprune.stochastic import _bits
+from jaxprune.stochastic import _bits, _window, hazards
+from jaxprune.stochastic._checks import reals
+from jaxprune.stochastic._window import ALWAYS, Window
 from jaxprune.stochastic.calibration import Calibrated, Fit, leaves_of
 from jaxprune.stochastic.hazards import Hazard, gauss
 
 __all__ = ["ALWAYS", "Window", "ZeroStochasticallyState", "zero_stochastically"]
-
-_NEVER = 2**31 - 1
 
 
 class ZeroStochasticallyState(NamedTuple):
@@ -36,6 +34,7 @@ class ZeroStochasticallyState(NamedTuple):
         key: the PRNG key; each step and leaf folds its own from it.
         scale: float32 (leaves,), the scales of the last update, in the order of the leaves that
             take part; 0 where nothing was drawn for.
+        drawn: boolean (leaves,): whether a leaf has been drawn for at any step so far.
         fits: where the searches for scales begin, when a sparsity is asked for.
         masks: when remembered, boolean arrays of the leaves' shapes (0-d for the others): False
             where the last update zeroed; else ().
@@ -44,54 +43,9 @@ class ZeroStochasticallyState(NamedTuple):
     step: Array
     key: Array
     scale: Array
+    drawn: Array
     fits: tuple[Fit, ...]
     masks: Masks
-
-
-class Window(NamedTuple):
-    """When weights are drawn for, and which zeros last.
-
-    Attributes:
-        begin: the last step before the first draws, >= 0; the first update is step 1.
-        end: the last step that may draw; None never ends.
-        every: draws are made at `begin + every`, `begin + 2 every`, ...
-        permanent: what has been zeroed stays zero. It takes no memory: a weight that is exactly
-            zero before an update, once drawing has begun, is held there.
-        freeze: zeros stay zero after `end`; else they are free to grow.
-    """
-
-    begin: int = 0
-    end: int | None = None
-    every: int = 1
-    permanent: bool = False
-    freeze: bool = True
-
-    @property
-    def last(self) -> int:
-        """The last step that may draw."""
-        return _NEVER if self.end is None else self.end
-
-    @property
-    def held_from(self) -> int:
-        """The step after which an exact zero stays."""
-        frozen = self.last if self.freeze else _NEVER
-        return min(self.begin + self.every, frozen) if self.permanent else frozen
-
-    def due(self, step: Array) -> Array:
-        """Say whether an update draws.
-
-        Args:
-            step: int32 scalar.
-
-        Returns:
-            Boolean scalar.
-        """
-        inside = (step > self.begin) & (step <= self.last)
-        return inside & ((step - self.begin) % self.every == 0)
-
-
-ALWAYS = Window()
-"""Every step draws, and zeros may grow again."""
 
 
 def zero_stochastically(
@@ -111,13 +65,18 @@ def zero_stochastically(
     passed on bit for bit. Inside `optax.MultiSteps` it draws once an update, not once a
     micro-step. The state holds no masks unless asked to: `masks.from_params` tells the zeros.
 
+    A leaf whose update is None stays as it is; it still counts where a sparsity is calibrated, so
+    leave it out by `where`. An update narrower than its params is widened to their dtype, without
+    which no zero would be exact; `optax.apply_if_finite`, which allows no such change, needs
+    gradients of the params' dtype.
+
     Args:
         key: PRNG key. A leaf's draws depend on the key, the step and the leaf's name alone.
         scale: s >= 0 in units of the weights: a number, float32 (leaves,) as from
             `calibration.scale_for_sparsity`, or a schedule of the step; or `calibrated(sparsity)`.
             Ten times the usual size of an update makes zeros last; 0 draws for nothing, and so
-            does what a schedule makes NaN.
-        hazard: the zeroing probability.
+            does what a schedule makes NaN or negative.
+        hazard: the zeroing probability; `rational` for a `calibrated` scale only.
         window: when weights are drawn for, and which zeros last.
         remember: keep in the state what the last update zeroed, at a byte a weight: for
             `masks.read`, and for `moments.zero_moments` around the optimizer.
@@ -128,9 +87,10 @@ def zero_stochastically(
         The transform, whose state is a `ZeroStochasticallyState`.
 
     Raises:
-        ValueError: for a scale below 0, infinite or no number, a window that ends before it begins
-            or within a step, and what is no key; in `init`, for leaves that cannot be zeroed, or
-            scales of another number; in `update`, if `params` is missing.
+        ValueError: for a scale below 0, infinite or no number, what is no hazard, or `rational` at
+            such a scale, a window that ends before it begins or within a step, and what is no key;
+            in `init`, for leaves that cannot be zeroed, or scales of another number; in `update`,
+            if `params` is missing.
 
     References:
         Ziv, Goldberger and Riklin Raviv, "Stochastic weight pruning and the role of regularization
@@ -146,7 +106,8 @@ def zero_stochastically(
                [0., 3.]], dtype=float32)
     """
     key = _checked_key(key)
-    _check(scale, window)
+    _check(scale, hazard)
+    _window.check(window)
 
     rule = _Rule(key, scale, hazard, window, remember, where, bits)
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
@@ -172,6 +133,7 @@ class _Rule(NamedTuple):
             step=jnp.zeros((), jnp.int32),
             key=jnp.copy(self.key),  # the state may be donated
             scale=jnp.zeros(len(named), jnp.float32),
+            drawn=jnp.zeros(len(named), bool),
             fits=self.scale.start(named, self.hazard) if found else (),
             masks=jax.tree.map(_whole, params, flags) if self.remember else (),
         )
@@ -187,8 +149,11 @@ class _Rule(NamedTuple):
         step = jnp.asarray(optax.safe_increment(state.step))
         flags = jax.tree.leaves(chosen(self.where, params))
         sites = [i for i, flag in enumerate(flags) if flag]
-        named, (moved, structure) = leaves_of(params, self.where), jax.tree.flatten(updates)
-        held = [(leaf == 0) & (step > self.window.held_from) for _, leaf in named]
+        named, structure = leaves_of(params, self.where), jax.tree.structure(params)
+        moved = structure.flatten_up_to(updates)  # keeps the place of an update that is None
+        # A zero has probability 1, so that those of a leaf that was drawn for come from a draw.
+        fixed = state.drawn & (step > self.window.held_from)
+        held = [(leaf == 0) & fixed[n] for n, (_, leaf) in enumerate(named)]
         landed = {
             name: jnp.where(hold, 0, _land(moved[i], leaf))
             for i, (name, leaf), hold in zip(sites, named, held, strict=True)
@@ -199,10 +164,11 @@ class _Rule(NamedTuple):
             name, leaf = named[n]
             drawn = _bits.uniform(self.bits(key_for(of_step, name), leaf.shape))
             kept[i] = ~held[n] & ~(drawn < self.hazard.probability(landed[name], scales[n]))
+            kept[i] |= moved[i] is None
             moved[i] = _erase(moved[i], leaf, kept[i])
-        masks = jax.tree.unflatten(jax.tree.structure(params), kept) if self.remember else ()
-        updates = jax.tree.unflatten(structure, moved)
-        return updates, ZeroStochasticallyState(step, state.key, scales, fits, masks)
+        masks = jax.tree.unflatten(structure, kept) if self.remember else ()
+        updates, drawn = jax.tree.unflatten(structure, moved), state.drawn | (scales > 0)
+        return updates, ZeroStochasticallyState(step, state.key, scales, drawn, fits, masks)
 
     def scales(
         self, step: Array, landed: Mapping[str, Array], fits: tuple[Fit, ...]
@@ -212,7 +178,7 @@ class _Rule(NamedTuple):
         if isinstance(rule, Calibrated):
             return rule.scales(jnp.where(due, rule.at(step), jnp.nan), landed, fits, self.hazard)
         given = _each(rule(step) if callable(rule) else rule, len(landed))
-        return jnp.where(due, given, 0.0), ()
+        return jnp.where(due & (given > 0), given, 0.0), ()
 
 
 def _each(scale: Any, leaves: int) -> Array:
@@ -226,12 +192,14 @@ def _each(scale: Any, leaves: int) -> Array:
     return jnp.broadcast_to(given, leaves)
 
 
-def _land(update: Array, param: Array) -> Array:
+def _land(update: Array | None, param: Array) -> Array:
     """Return where `optax.apply_updates` would land."""
-    return (param + update).astype(param.dtype)
+    return param if update is None else (param + update).astype(param.dtype)
 
 
-def _erase(update: Array, param: Array, kept: Array) -> Array:
+def _erase(update: Array | None, param: Array, kept: Array) -> Array | None:
+    if update is None:
+        return None
     # An update that is coarser than its param could not cancel it.
     dtype = jnp.promote_types(update.dtype, param.dtype)
     return jnp.where(kept, update.astype(dtype), -param.astype(dtype))
@@ -251,18 +219,14 @@ def _checked_key(key: Any) -> Array:
     return key
 
 
-def _check(scale: Any, window: Window) -> None:
-    if not callable(scale) and not isinstance(scale, Tracer | Calibrated):
-        given = np.asarray(scale)
-        number = jnp.issubdtype(given.dtype, jnp.number)
-        if not number or not np.all((given >= 0) & (given < np.inf)):
-            raise ValueError(f"`scale={scale!r}` must be finite and >= 0; 0 draws for nothing.")
-    try:
-        begin, end, every = map(operator.index, (window.begin, window.last, window.every))
-    except TypeError:
-        named = (f"`{name}={getattr(window, name)!r}`" for name in ("begin", "end", "every"))
-        raise ValueError(f"{', '.join(named)} must be whole numbers of steps.") from None
-    if not 0 <= begin <= end <= _NEVER:
-        raise ValueError(f"`begin={begin}`, `end={end}` must be steps, 0 <= begin <= end < 2**31.")
-    if every < 1:
-        raise ValueError(f"`every={every}` must be at least 1, which draws at every step.")
+def _check(scale: Any, hazard: Hazard) -> None:
+    hazards.check(hazard)
+    if isinstance(scale, Calibrated):
+        return
+    if hazard == hazards.rational:
+        raise ValueError(
+            f"`hazard=rational` never settles at a scale of its own, `scale={scale!r}`; give a"
+            " `calibrated(sparsity)`, or take `hazards.gauss`."
+        )
+    if not callable(scale) and not reals(scale, lambda s: (s >= 0) & (s < np.inf)):
+        raise ValueError(f"`scale={scale!r}` must be finite and >= 0; 0 draws for nothing.")
