@@ -105,6 +105,7 @@ TOTALS = {
     "GReg-2, cifar": (PRESETS["cifar"], 109_000, 119_001),
     "GReg-2, imagenet": (PRESETS["imagenet"], 54_500, 94_501),
     "GReg-2, paper": (PRESETS["paper"], 109_000, 114_001),
+    "GReg-2, figure 1": (PRESETS["figure_1"], 100_000, 110_001),
 }
 
 
