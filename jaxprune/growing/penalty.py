@@ -63,8 +63,8 @@ PRESETS: Mapping[str, Growth] = {
         kept=-1e-4, ratio_limit=1000.0, least_updates=0, running_sum=True
     ),
 }
-"""GReg-2 as for CIFAR by the authors' instructions, for ImageNet, at the paper's time, with a pick so
-late that the weights have come apart as in the paper's figure 1 (inferred from its axes), and in the
+"""GReg-2 as for CIFAR by the authors' instructions, for ImageNet, at the paper's time, with a pick
+so late that weights have come apart as in the paper's figure 1 (inferred from its axes), and in the
 authors' code with its early stop and its float32 sums. `PRESETS[...].at_start()` is GReg-1.
 
 They count on `optax.add_decayed_weights(growth.weight_decay)` behind them in the chain: without it
