@@ -1,5 +1,6 @@
 """How pictures are drawn: colours, curves of seeds, and panels."""
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
@@ -21,12 +22,15 @@ __all__ = [
     "INK",
     "TITLE",
     "Style",
+    "checked",
     "curves",
     "cycle",
     "figure_of",
     "finish",
+    "groups_of",
     "in_order",
     "line",
+    "marks",
     "over",
     "panels_of",
     "rows_of",
@@ -66,6 +70,11 @@ def styles(*, control: bool = False) -> Iterator[Style]:
     yield from styles()
 
 
+def marks() -> Iterator[tuple[str, str]]:
+    """Yield markers and colours, no pair twice before twenty-four, over and over."""
+    return itertools.cycle(product(".x+v", HUES))
+
+
 def cycle(labels: Mapping[str, Any]) -> list[str]:
     """Return a colour for each label; the first is grey, for the control."""
     return [COLOURS[n % len(COLOURS)] for n in range(len(labels))]
@@ -98,12 +107,47 @@ def rows_of(panels: list[str], across: int = 6) -> list[list[str]]:
     return [padded[n : n + across] for n in range(0, len(padded), across)]
 
 
+def checked(runs: Mapping[str, Sequence["Recording"]]) -> None:
+    """Refuse recordings that cannot be drawn: none, without rows, or of seeds with other steps."""
+    if not runs:
+        raise ValueError("`runs` is empty; give recordings by label: `{'L2': [recording]}`.")
+    for label, found in runs.items():
+        steps = [np.asarray(recording.step) for recording in found]
+        if not all(map(len, steps)) or not steps:
+            raise ValueError(
+                f"`runs[{label!r}]` has {'a recording without rows' if steps else 'no recording'};"
+                " give one or more, each of at least `every` steps of its run."
+            )
+        if not all(np.array_equal(steps[0], other) for other in steps[1:]):
+            rows = ", ".join(f"{len(seed)} up to step {seed[-1]}" for seed in steps)
+            raise ValueError(
+                f"The seeds of `runs[{label!r}]` have rows at other steps ({rows}); cut them to the"
+                " same steps, or give each a label of its own."
+            )
+
+
+def groups_of(runs: Mapping[str, Sequence["Recording"]]) -> list[str]:
+    """Return the groups of nodes that the recordings know, in the order of their numbers."""
+    checked(runs)
+    groups = next(iter(runs.values()))[0].groups
+    if not groups:
+        raise ValueError("The recording knows no nodes; give `record_dynamics` a `plan`.")
+    for label, found in runs.items():
+        if any(recording.groups.keys() != groups.keys() for recording in found):
+            raise ValueError(
+                f"`runs[{label!r}]` has other groups of nodes than {next(iter(runs))!r}; draw runs"
+                " of one network together, each recorded with its `plan`."
+            )
+    return in_order(groups)
+
+
 def curves(
     axes: "Axes",
     runs: Mapping[str, Sequence["Recording"]],
     value: Callable[["Recording"], np.ndarray],
 ) -> None:
     """Draw a figure of each recording by step, a colour for each label."""
+    checked(runs)
     for colour, (label, found) in zip(cycle(runs), runs.items(), strict=True):
         line(axes, found[0].step, [value(recording) for recording in found], colour, label)
 

@@ -1,6 +1,7 @@
 """The recorder tells what happened, without touching it; a recording survives the disk."""
 
 import csv
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,32 @@ def test_weights_are_counted_row_by_row(run):
 def test_the_scale_of_the_pruner_inside_is_recorded(run):
     state, found, _ = run
     assert found.layers[A].scale[-1] == state[1].inner.scale[0] > 0
+
+
+ONE, TWO = (zero_stochastically(jax.random.key(n), s) for n, s in ((1, 0.1), (2, 0.9)))
+NARROW = {
+    "of one where": (zero_stochastically(KEYS[0], 0.2, where=lambda p, _: p == B), (None, 0.2)),
+    "partition": (optax.partition({1: ONE, 2: TWO}, {"a": 2, "b": 1}), (0.9, 0.1)),
+    "masked": (
+        optax.chain(optax.adam(0.1), optax.masked(TWO, {"a": True, "b": False})),
+        (0.9, None),
+    ),
+    "within MultiSteps": (optax.MultiSteps(optax.chain(optax.sgd(0.1), ONE), 2), (0.1, 0.1)),
+    "twice": (optax.chain(ONE, TWO), (None, None)),
+    "before what mixes leaves": (optax.chain(ONE, optax.clip_by_global_norm(1.0)), (0.1, 0.1)),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_a_scale_is_recorded_for_its_own_leaf_alone(name):
+    inner, expected = NARROW[name]
+    watch = ("a/bias", A, B)  # as many as there are leaves, and one that no pruner looks after
+    tx = record_dynamics(inner, capacity=2, where=lambda path, _: path in watch)
+    state, _ = scanned(tx, 2)
+    layers = recordings.read(state).layers
+    found = [float(layers[leaf].scale[-1]) for leaf in watch]
+    wanted = [np.nan if scale is None else scale for scale in (None, *expected)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_regret_is_the_share_of_zeros_that_a_fresh_choice_keeps():
@@ -182,6 +209,43 @@ def test_the_table_is_tidy_and_files_hold_it(run, tmp_path):
     assert float(read[4]["sparsity"]) == rows[4]["sparsity"] and read[1]["either"] == ""
     recordings.save(found, tmp_path / "run.npz")
     jax.tree.map(np.testing.assert_array_equal, recordings.load(tmp_path / "run.npz"), found)
+
+
+def test_the_table_holds_every_group_once_a_step():
+    shapes = {"q": (6, 4, 5), "o": (4, 5, 6)}
+    heads = {n: jax.random.normal(KEYS[0], shape) for n, shape in shapes.items()}
+
+    def attend(p, x):
+        return jnp.einsum("bhk,hkd->bd", jnp.tanh(jnp.einsum("bd,dhk->bhk", x, p["q"])), p["o"])
+
+    plan = structure.plan(attend, heads, jnp.ones((2, 6)))
+    blank = record_dynamics(capacity=1, plan=plan).init(heads).recording
+    found = recordings.read({"recording": blank._replace(rows=jnp.int32(1))})
+    rows = recordings.table(found)
+    told = [(row["layer"], row["size"], row["group"], row["nodes"]) for row in rows]
+    # A layer's size and figures come once, so that sums over rows hold.
+    assert told == [("o", 120, None, None), ("q", 120, "q:1", 4), ("q", None, "q:2", 5)]
+    del found.layers["q"]
+    assert [row["group"] for row in recordings.table(found)] == [None, "q:1", "q:2"]
+
+
+def test_runs_in_a_batch_are_read_one_by_one():
+    state = jax.vmap(lambda _: record_dynamics(capacity=1).init(PARAMS))(jnp.arange(3))
+    with pytest.raises(ValueError, match=r"batch of shape \(3,\); read run by run"):
+        recordings.read(state)
+    one = recordings.read(jax.tree.map(lambda x: x[1], state))
+    assert one.rows == 0
+
+
+def test_numbers_of_64_bits_go_into_buffers_of_32():
+    with jax.enable_x64(True):
+        params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
+        plan = structure.plan(lambda p, x: x @ p["a"] @ p["b"], params, jnp.ones((1, 3)))
+        tx = record_dynamics(capacity=2, plan=plan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            _, state = tx.update(params, tx.init(params), params)
+    assert {leaf.dtype.itemsize for leaf in jax.tree.leaves(state.recording)} == {4}
 
 
 def test_wrong_input_is_named(tmp_path):

@@ -177,19 +177,88 @@ def test_a_constant_that_meets_a_border_stays_and_is_reported():
 
 
 class Depthwise(nn.Module):
+    padding: str = "VALID"
+    bias: bool = True
+
     @nn.compact
     def __call__(self, x):
-        x = nn.relu(nn.Conv(6, (1, 1), name="expand")(x))
-        x = nn.relu(nn.Conv(6, (3, 3), feature_group_count=6, padding="VALID", name="depth")(x))
-        return nn.Dense(3, name="head")(x.mean((1, 2)))
+        x = nn.relu(nn.Conv(6, (1, 1), use_bias=self.bias, name="expand")(x))
+        deep = {"feature_group_count": 6, "padding": self.padding, "use_bias": self.bias}
+        x = nn.relu(nn.Conv(6, (3, 3), **deep, name="depth")(x))
+        return nn.Conv(3, (1, 1), name="project")(x)
 
 
-def test_a_depthwise_kernel_kills_by_itself():
-    net = Depthwise()
+@pytest.mark.parametrize(("padding", "bias"), [("VALID", True), ("SAME", True), ("SAME", False)])
+def test_a_depthwise_kernel_kills_by_itself_and_its_dead_are_removed(padding, bias):
+    net = Depthwise(padding, bias)
     params = net.init(jax.random.key(0), IMAGES)["params"]
     plan = structure.plan(lambda p, x: net.apply({"params": p}, x), params, IMAGES)
-    found = nodes.dead(plan, zeroed(params, ("expand", 3, [0]), ("depth", 3, [4])))
-    assert places(found["expand/kernel:3"].into) == [0, 4]
+    params = zeroed(params, ("expand", 3, [0]), ("depth", 3, [4]))
+    if bias:
+        params["depth"]["bias"] = params["depth"]["bias"].at[4].set(0.5)  # it sends this
+    assert places(nodes.dead(plan, params)["expand/kernel:3"].into) == [0, 4]
+    sent = removal.constants(plan, params, IMAGES)["expand/kernel:3"]
+    assert sent[[0, 4]].tolist() == [0, 0.5 if bias else 0]
+    found = removal.remove(plan, params, IMAGES)
+    assert places(~found.keep["expand/kernel:3"]) == [0, 4]
+    assert not found.refused and found.gap < 1e-5
+
+
+def conv(x, kernel, groups=1):
+    dims = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=dims, feature_group_count=groups
+    )
+
+
+def up(p, x):
+    return jax.nn.relu(conv(x, p["up"]))
+
+
+# What makes the six channels that the head reads, and which die of `one[0, 1]` and `two[1]`.
+BRANCHES = {
+    "in series": (lambda p, h, x: conv(conv(h, p["one"], 6), p["two"], 6), [0, 1]),
+    "a stream around": (lambda p, h, x: h + conv(up(p, conv(h, p["one"], 6)), p["down"]), []),
+    "side by side": (lambda p, h, x: conv(h, p["one"], 6) + conv(h, p["two"], 6), [1]),
+    "behind a mean": (lambda p, h, x: conv(h - h.mean(-1, keepdims=True), p["one"], 6), []),
+    "a grey image": (lambda p, h, x: conv(x[..., :1], p["one"]) + conv(x[..., :1], p["two"]), [1]),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_a_kernel_kills_alone_only_where_every_path_leads_through_it(name):
+    branch, expected = BRANCHES[name]
+    shapes = {"stem": (1, 1, 2, 6), "one": (3, 3, 1, 6), "two": (1, 1, 1, 6), "head": (1, 1, 6, 3)}
+    shapes |= {"up": (1, 1, 6, 9), "down": (1, 1, 9, 6)}
+    keys = jax.random.split(jax.random.key(1), 6)
+    pairs = zip(shapes.items(), keys, strict=True)
+    params = {name: jax.random.normal(key, shape) for (name, shape), key in pairs}
+    params["one"] = params["one"].at[..., :2].set(0)
+    params["two"] = params["two"].at[..., 1].set(0)
+
+    @jax.jit
+    def net(p, x):
+        return conv(branch(p, conv(x, p["stem"]), x), p["head"])
+
+    plan = structure.plan(net, params, IMAGES)
+    (found,) = [group for group in nodes.dead(plan, params).values() if group.into.shape == (6,)]
+    assert places(found.into) == expected
+    after = nodes.closed(plan, params)
+    np.testing.assert_array_equal(net(after, IMAGES), net(params, IMAGES))
+    assert not np.any(after["head"][0, 0, expected])
+
+
+def test_dead_nodes_in_front_of_a_convolution_in_groups_are_removed():
+    shapes = {"stem": (1, 1, 2, 4), "half": (3, 3, 2, 6), "head": (1, 1, 6, 3)}
+    pairs = zip(shapes.items(), jax.random.split(jax.random.key(1), 3), strict=True)
+    params = {name: jax.random.normal(key, shape) for (name, shape), key in pairs}
+    params["stem"] = params["stem"].at[..., jnp.array([0, 2])].set(0)  # the first of each group
+
+    def net(p, x):
+        return conv(conv(conv(x, p["stem"]), p["half"], 2), p["head"])
+
+    found = removal.remove(structure.plan(net, params, IMAGES), params, IMAGES)
+    assert found.params["half"].shape == (3, 3, 1, 6) and not found.refused and found.gap < 1e-5
 
 
 RATE, PULL = 0.1, 0.5

@@ -92,7 +92,43 @@ def test_revivals_are_counted_of_the_zeros_before():
     np.testing.assert_allclose(rate[2:], 2 * np.arange(2, 5) / zeros[1:4])
 
 
+def test_the_norms_of_many_groups_are_all_drawn_and_told_apart():
+    one = recording()
+    (group,) = one.groups.values()
+    deep = one._replace(groups={f"layer_{n}/kernel:1": group for n in range(20)})
+    (axes,) = pictures.plot_norms({"L2": [deep]}).axes
+    lines = axes.get_lines()
+    assert [line.get_label() for line in lines] == [f"layer_{n}" for n in range(20)]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
+
+
+def test_a_network_without_weights_left_has_empty_histograms():
+    one = recording()
+    gone = {n: layer._replace(histogram=0 * layer.histogram) for n, layer in one.layers.items()}
+    (axes, _) = pictures.plot_magnitudes({"L2": [one._replace(layers=gone)]}).axes
+    np.testing.assert_allclose(axes.get_xlim(), (EDGES[0], EDGES[-1]))
+
+
+UNFIT = {
+    "`runs` is empty": {},
+    "`runs\\['L2'\\]` has no recording": {"L2": []},
+    "`runs\\['L2'\\]` has a recording without rows": {"L2": [recording(), recording(rows=0)]},
+    "5 up to step 50, 3 up to step 30": {"L2": [recording(), recording(rows=3)]},
+}
+
+
+@pytest.mark.parametrize("message", UNFIT)
+def test_what_cannot_be_drawn_is_named(message):
+    drawn = (getattr(pictures, name) for name in pictures.__all__ if name.startswith("plot_"))
+    for plot in drawn:
+        if plot is not pictures.plot_accuracy:
+            with pytest.raises(ValueError, match=message):
+                plot(UNFIT[message])
+
+
 def test_pictures_of_nodes_ask_for_a_plan():
     bare = recording()._replace(groups={})
     with pytest.raises(ValueError, match="plan"):
         pictures.plot_nodes_kept({"none": [bare]})
+    with pytest.raises(ValueError, match=r"`runs\['L2'\]` has other groups of nodes than 'none'"):
+        pictures.plot_norms({"none": [recording()], "L2": [bare]})

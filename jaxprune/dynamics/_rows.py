@@ -37,7 +37,8 @@ class Layer(NamedTuple):
         revived: those that left it.
         overlap: entries non-zero in this row and the one before, over those so in either.
         regret: fraction of the zeros that `score` would keep if it chose as many anew.
-        scale: of a `zero_stochastically` inside the recorder.
+        scale: of the `zero_stochastically` inside the recorder that draws for the kernel, however
+            deep, if there is one, and what follows it keeps the leaves apart.
         histogram: (rows, bins), non-zero entries by log10 |w| between `EDGES`.
         size: int32 scalar, entries.
     """

@@ -2,13 +2,15 @@
 
 A node is a unit of a plan (`structure.plan`): one index of all the axes that are coupled. It is
 *in-dead* when every kernel entry that leads into it is zero, so that it sends a constant; in a
-residual stream all addends must be zero. It is *out-dead* when every entry that leads out of it is
-zero, whichever layers read it. Dead is either of them. A dead node may orphan its neighbours.
+residual stream all addends must be zero; behind a depthwise kernel it, or what makes its image.
+It is *out-dead* when every entry that leads out of it is zero, whichever layers read it. Dead is
+either of them. A dead node may orphan its neighbours.
 
 The sources do not define a dead node; these rules are ours, and count as Evci et al., "Rigging the
 lottery", 2020, do when they remove neurons without incoming or outgoing connections.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -56,8 +58,9 @@ def dead(plan: Plan, params: Params, *, where: Where = is_kernel) -> dict[str, N
 
     Returns:
         Group name -> its nodes, for the groups that a kernel leads into or out of. Inputs and
-        outputs of the function are pinned, so that they are no nodes. A depthwise kernel (an input
-        axis of length 1, behind another kernel) kills by itself: it stands in series.
+        outputs of the function are pinned, so that they are no nodes. A depthwise kernel stands in
+        series behind what makes its image: it kills a node alone if nothing reads the node
+        past it, as a residual stream around it does.
 
     Raises:
         ValueError: if `params` do not fit the plan.
@@ -74,15 +77,14 @@ def dead(plan: Plan, params: Params, *, where: Where = is_kernel) -> dict[str, N
     leaves = {name: leaf for name, leaf in named_leaves(params) if where(name, leaf)}
     found = {}
     for name, group in plan.groups.items():
-        makers = [m for m in group.members if m.leaf in leaves and not m.consumes]
-        readers = [m for m in group.members if m.leaf in leaves and m.consumes]
-        series = [m for m in makers[1:] if _depthwise(m, leaves[m.leaf])]
-        if not makers and not readers:
+        members = {n: m for n, m in enumerate(group.members) if m.leaf in leaves}
+        if not members:
             continue
-        into = _all([_silent(m, leaves[m.leaf]) for m in makers if m not in series], group)
-        for member in series:
-            into |= _silent(member, leaves[member.leaf])
-        found[name] = Nodes(into, _all([_silent(m, leaves[m.leaf]) for m in readers], group))
+        zero = {n: _silent(m, leaves[m.leaf]) for n, m in members.items()}
+        ways = [[zero[n] for n in way if n in zero] for way in group.ways if way[0] in zero]
+        into = [functools.reduce(jnp.logical_or, way) for way in ways]
+        out = [zero[n] for n, m in members.items() if m.consumes]
+        found[name] = Nodes(_all(into, group), _all(out, group))
     return found
 
 
@@ -165,7 +167,7 @@ def table(plan: Plan, params: Params, *, where: Where = is_kernel) -> list[Row]:
 
 
 def _all(flags: list[Array], group: Group) -> Array:
-    """Join the kernels of one side; a side without kernels is not dead."""
+    """Join the ways into units, or out of them; a side without any is not dead."""
     return jnp.all(jnp.stack(flags), axis=0) if flags else jnp.zeros(group.size, bool)
 
 
@@ -173,10 +175,6 @@ def _silent(member: Member, leaf: Array) -> Array:
     """Say of each unit whether its slice of a kernel is all zero."""
     others = tuple(axis for axis in range(leaf.ndim) if axis != member.axis)
     return jnp.all(leaf == 0, axis=others)[member.indices].all(axis=1)
-
-
-def _depthwise(member: Member, leaf: Array) -> bool:
-    return leaf.ndim > 2 and member.axis == leaf.ndim - 1 and leaf.shape[-2] == 1
 
 
 def _cleared(plan: Plan, name: str, leaf: Array, gone: Mapping[str, Array], where: Where) -> Array:

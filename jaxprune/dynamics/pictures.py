@@ -1,7 +1,8 @@
 """Nine pictures of a recorded run: how weight pruning becomes, or does not become, node pruning.
 
-Each takes recordings by label, one for each seed: `{"L2": [recording, ...]}`. Figures are
-matplotlib's own: `figure.savefig("nodes.png")` writes one, a notebook shows it.
+Each takes recordings by label, one for each seed: `{"L2": [recording, ...]}`; one without rows, and
+seeds with rows at different steps, are a `ValueError`. Figures are matplotlib's own:
+`figure.savefig("nodes.png")` writes one, a notebook shows it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,16 @@ import numpy as np
 from jaxprune._drawing import (
     COLOURS,
     FAINT,
+    HUES,
     INK,
+    checked,
     curves,
     cycle,
     figure_of,
     finish,
-    in_order,
+    groups_of,
     line,
+    marks,
     mean_lag,
     over,
     panels_of,
@@ -26,7 +30,7 @@ from jaxprune._drawing import (
     scale_of,
     short,
 )
-from jaxprune.dynamics.recorder import EDGES, Group, Recording
+from jaxprune.dynamics.recorder import EDGES, Recording
 from jaxprune.stochastic.hazards import Hazard, gauss
 
 if TYPE_CHECKING:
@@ -89,14 +93,14 @@ def plot_deaths(runs: Runs) -> "Figure":
         A figure with a panel for each label and group of nodes. For recordings that know no nodes
         it is a `ValueError`, as every picture of nodes is.
     """
-    groups = list(_known_groups(runs))
+    groups = groups_of(runs)
     places = [(label, group) for label in runs for group in groups]
     rows = [row for label in runs for row in rows_of([f"{label} {group}" for group in groups])]
     figure, panels = figure_of(3.4 * len(rows[0]) + 0.6, 2.5 * len(rows) + 0.3, rows)
     sides = ("either", "into", "out", "both")
     names = {"either": "dead", "into": "no inputs", "out": "no outputs", "both": "neither"}
     for axes, (label, group) in zip(panels, places, strict=True):
-        for side, style, colour in zip(sides, ("-", "--", ":", "-"), _DEATHS, strict=True):
+        for side, style, colour in zip(sides, ("-", "--", ":", "-"), (INK, *HUES[:3]), strict=True):
             share = [100 * getattr(r.groups[group], side) / _units(r, group) for r in runs[label]]
             line(axes, runs[label][0].step, share, colour, names[side], style)
         finish(axes, f"{label}: {short(group)}", "step", "% of nodes", ylim=(-2, 102))
@@ -112,7 +116,7 @@ def plot_nodes_against_weights(runs: Runs) -> "Figure":
     Returns:
         A figure with one panel; a dot marks the end of each run.
     """
-    _known_groups(runs)
+    groups_of(runs)
     figure, (axes,) = panels_of(6.0, 4.2, 1)
     for colour, (label, found) in zip(cycle(runs), runs.items(), strict=False):
         for recording in found:
@@ -137,6 +141,7 @@ def plot_magnitudes(
     Returns:
         A figure with a panel for each label.
     """
+    checked(runs)
     figure, panels = panels_of(3.9 * len(runs) + 0.4, 3.3, len(runs))
     middles = (EDGES[1:] + EDGES[:-1]) / 2
     for axes, (label, (found, *_)) in zip(panels, runs.items(), strict=True):
@@ -154,7 +159,8 @@ def plot_magnitudes(
             twin.yaxis.label.set_color(COLOURS[2])
             twin.spines["right"].set_visible(True)
         seen = np.flatnonzero(total[list(rows)].sum(0))
-        axes.set_xlim(float(EDGES[seen[0]]), float(EDGES[seen[-1] + 1]))
+        ends = (seen[0], seen[-1] + 1) if len(seen) else (0, -1)  # none but zeros in these rows
+        axes.set_xlim(*EDGES[[*ends]].tolist())
         finish(axes, label, "log10 |w|", "weights")
     return figure
 
@@ -188,7 +194,7 @@ def plot_nodes_kept(runs: Runs) -> "Figure":
     Returns:
         A figure with one panel: bars are means over seeds, lines reach from the least to the most.
     """
-    groups = list(_known_groups(runs))
+    groups = groups_of(runs)
     figure, (axes,) = panels_of(1.6 + min(1.6 * len(groups), 12), 3.6, 1)
     width = 0.8 / len(runs)
     at = np.arange(len(groups))
@@ -215,7 +221,7 @@ def plot_sides(runs: Runs) -> "Figure":
     Returns:
         A figure with two panels.
     """
-    _known_groups(runs)
+    groups_of(runs)
     figure, (ratio, lag) = panels_of(8.6, 3.3, 2)
     curves(ratio, runs, lambda r: over(_sum(r, "both"), _sum(r, "either")))
     curves(lag, runs, mean_lag)
@@ -256,18 +262,19 @@ def plot_norms(runs: Runs, *, row: int = -1) -> "Figure":
     Returns:
         A figure with a panel for each label.
     """
-    groups = list(_known_groups(runs))
+    groups = groups_of(runs)
     figure, panels = panels_of(3.2 * len(runs) + 0.4, 3.4, len(runs))
     for axes, (label, (found, *_)) in zip(panels, runs.items(), strict=True):
-        for colour, group in zip(COLOURS[1:], groups, strict=False):
+        for (mark, colour), group in zip(marks(), groups, strict=False):
             x, y = found.groups[group].norm_in[row], found.groups[group].norm_out[row]
-            axes.plot(x, y, ".", color=colour, ms=5, alpha=0.6, label=short(group), mew=0)
+            style: dict[str, Any] = {"color": colour, "ms": 5, "alpha": 0.6, "mew": mark != "."}
+            axes.plot(x, y, mark, label=short(group), **style)
         axes.set(xlim=(-0.02 * axes.get_xlim()[1], None), ylim=(-0.02 * axes.get_ylim()[1], None))
-        finish(axes, label, "norm of inputs", "norm of outputs")
+        finish(axes, label, "norm of inputs", "norm of outputs", legend=len(groups) <= len(HUES))
+    if len(groups) > len(HUES):
+        marked = axes.get_legend_handles_labels()
+        figure.legend(*marked, loc="outside right upper", fontsize=7, frameon=False)
     return figure
-
-
-_DEATHS = ["#333333", "#0072B2", "#D55E00", "#009E73"]
 
 
 def _weight_sparsity(found: Recording) -> np.ndarray:
@@ -291,10 +298,3 @@ def _sum(found: Recording, field: str) -> np.ndarray:
 
 def _units(found: Recording, group: str) -> int:
     return found.groups[group].since.shape[1]
-
-
-def _known_groups(runs: Runs) -> dict[str, Group]:
-    groups = next(iter(runs.values()))[0].groups
-    if not groups:
-        raise ValueError("The recording knows no nodes; give `record_dynamics` a `plan`.")
-    return {name: groups[name] for name in in_order(groups)}

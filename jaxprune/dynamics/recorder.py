@@ -5,6 +5,7 @@ Rows go into buffers of fixed size that travel in the state, so that no step wai
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -141,6 +142,7 @@ class _Recorder(NamedTuple):
             raise ValueError("`record_dynamics` needs `params`: `update(updates, state, params)`.")
         weights: Any = params
         updates, held = self.inner.update(updates, state.inner, params, **extra)
+        scales = _scales(held, names(weights))
         step = jnp.asarray(optax.safe_increment(state.step))
         landed = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), weights, updates)
         given = {} if self.score is None else needs(self.score, extra)
@@ -148,12 +150,10 @@ class _Recorder(NamedTuple):
         def write(old: tuple[Recording, Any]) -> tuple[Recording, Any]:
             rows, zeros = old
             at, now = rows.rows, dict(leaves_of(landed, self.where))
-            fresh = self.chosen_anew(weights, landed, given)
+            pairs = zip(now.items(), self.chosen_anew(weights, landed, given), strict=True)
             layers = {
-                name: _of_layer(rows.layers[name], at, leaf, zeros[name], (new, scale))
-                for (name, leaf), new, scale in zip(
-                    now.items(), fresh, _scales(held, len(now)), strict=True
-                )
+                name: _of_layer(rows.layers[name], at, leaf, zeros[name], (new, scales.get(name)))
+                for (name, leaf), new in pairs
             }
             groups = _groups(self.plan, landed, self.where, rows, step) if self.plan else {}
             decays = _row(rows.coefficients, at, self.quantiles(weights, held, extra))
@@ -195,8 +195,8 @@ class _Recorder(NamedTuple):
 
 
 def _row(buffers: Any, at: Array, row: Any) -> Any:
-    """Write one row into each of the buffers."""
-    return jax.tree.map(lambda buffer, value: buffer.at[at].set(value), buffers, row)
+    """Write one row into each of the buffers, in the buffer's dtype."""
+    return jax.tree.map(lambda b, value: b.at[at].set(jnp.asarray(value, b.dtype)), buffers, row)
 
 
 def _of_layer(old: Layer, at: Array, leaf: Array, was: Array, extra: Any) -> Layer:
@@ -207,8 +207,8 @@ def _of_layer(old: Layer, at: Array, leaf: Array, was: Array, extra: Any) -> Lay
     if fresh is not None:
         regret = jnp.sum(zero & fresh, dtype=jnp.int32) / jnp.maximum(gone, 1)
     overlap = kept_both / jnp.maximum(kept_both + flips, 1)
-    numbers = (gone / leaf.size, flips, revived, overlap, regret, scale)
-    row = (*(jnp.asarray(n, jnp.float32) for n in numbers), _histogram(leaf, zero))
+    scale = jnp.nan if scale is None else scale
+    row = (gone / leaf.size, flips, revived, overlap, regret, scale, _histogram(leaf, zero))
     return Layer._make([*_row(tuple(old[:-1]), at, row), old.size])
 
 
@@ -256,11 +256,17 @@ def _norms(plan: Plan, params: Params, where: Where) -> dict[str, tuple[Array, A
     return {n: (norm(g, leads_out=False), norm(g, leads_out=True)) for n, g in groups}
 
 
-def _scales(state: Any, leaves: int) -> list[Any]:
-    """Find the scales of a `zero_stochastically` that looks after just these leaves."""
-    found = optax.tree.get_all_with_path(state, "scale", lambda path, _: hasattr(path[-1], "name"))
-    fits = [scale for _, scale in found if jnp.shape(scale) == (leaves,)]
-    return [fits[0][i] if len(fits) == 1 else jnp.float32(jnp.nan) for i in range(leaves)]
+def _scales(held: Any, leaves: list[str]) -> dict[str, Array]:
+    """Return the scale of each leaf that one `zero_stochastically` draws for, and no other."""
+    found = optax.tree.get_all_with_path(held, "ZeroStochasticallyState")
+    pairs = [
+        pair
+        for _, pruner in found
+        # The names have lost their order, but scales have that of the leaves.
+        for pair in zip([n for n in leaves if n in pruner.drawn], pruner.scale, strict=True)
+    ]
+    count = Counter(name for name, _ in pairs)
+    return {name: scale for name, scale in pairs if count[name] == 1}
 
 
 def _alpha(state: Any) -> Array:

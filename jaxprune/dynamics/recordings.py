@@ -1,6 +1,7 @@
 """A recording on the host: read from an optimizer's state, as a tidy table, on disk and back."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ def read(opt_state: Any) -> Recording:
         The recording, its arrays cut to the rows that are filled.
 
     Raises:
-        ValueError: if there is no recorder, or more than one.
+        ValueError: if there is no recorder, or more than one; or if the state is one of many runs,
+            as after `vmap`: its runs are read one by one.
 
     Example:
         >>> import jax.numpy as jnp
@@ -41,6 +43,11 @@ def read(opt_state: Any) -> Recording:
             f"The optimizer state holds {len(found)} recorders; chain one `record_dynamics(...)`."
         )
     recording = jax.tree.map(np.asarray, found[0])
+    if recording.rows.ndim:
+        raise ValueError(
+            f"The state is of runs in a batch of shape {recording.rows.shape}; read run by run:"
+            " `read(jax.tree.map(lambda x: x[i], opt_state))`."
+        )
     rows = int(recording.rows)
     return Recording(
         recording.rows,
@@ -61,22 +68,28 @@ def read(opt_state: Any) -> Recording:
 def table(recording: Recording) -> list[dict[str, Any]]:
     """Return one row a step and layer: tidy, for a data frame or a CSV.
 
-    A group of nodes belongs to the layer that makes it.
+    A group of nodes belongs to the layer that makes it, and is in its row. Further groups of the
+    layer, and those of a layer that is not recorded, have rows of their own.
 
     Args:
         recording: from `read` or `load`.
 
     Returns:
-        The rows: `step`, `layer`, `size`, the figures of `Layer` but for its histogram, `nodes`,
-        and the counts of `Group`; None where nothing is known. With coefficients their quantiles as
-        well: `coefficient_0`, `coefficient_0.1` and so on.
+        The rows: `step`, `layer`, `size`, the figures of `Layer` but for its histogram, `group`,
+        its `nodes`, and the counts of `Group`; None where nothing is known. With coefficients their
+        quantiles as well: `coefficient_0`, `coefficient_0.1` and so on.
     """
-    groups = {name.rpartition(":")[0]: group for name, group in recording.groups.items()}
+    made: dict[str, list[str]] = {name: [] for name in recording.layers}
+    for group in recording.groups:
+        made.setdefault(re.sub(r"(:\d+){1,2}$", "", group), []).append(group)
+    named = [(name, n, g) for name, of in made.items() for n, g in enumerate(of or [""])]
     return [
-        _row(int(step), at, name, layer, groups.get(name))
-        | _quantiles(recording.coefficients, name, at)
+        {"step": int(step), "layer": name}
+        | _figures(None if n else recording.layers.get(name), at)
+        | _counts(recording.groups.get(group), group, at)
+        | _quantiles(recording.coefficients, "" if n else name, at)
         for at, step in enumerate(recording.step)
-        for name, layer in recording.layers.items()
+        for name, n, group in named
     ]
 
 
@@ -128,26 +141,25 @@ def load(path: str | Path) -> Recording:
 _FIGURES = Layer._fields[:-2]
 _COUNTS = Group._fields[:6]
 _DECAYS = [f"coefficient_{q:g}" for q in QUANTILES]
-_COLUMNS = ["step", "layer", "size", *_FIGURES, "nodes", *_COUNTS]
+_COLUMNS = ["step", "layer", "size", *_FIGURES, "group", "nodes", *_COUNTS]
 
 
-def _row(step: int, at: int, name: str, layer: Layer, group: Group | None) -> dict[str, Any]:
-    figures = {f: _known(getattr(layer, f)[at]) for f in _FIGURES}
-    counts = {c: None if group is None else _known(getattr(group, c)[at]) for c in _COUNTS}
-    nodes = None if group is None else group.since.shape[1]
-    return {
-        "step": step,
-        "layer": name,
-        "size": int(layer.size),
-        **figures,
-        "nodes": nodes,
-        **counts,
-    }
+def _figures(layer: Layer | None, at: int) -> dict[str, Any]:
+    if layer is None:
+        return dict.fromkeys(["size", *_FIGURES])
+    return {"size": int(layer.size)} | {f: _known(getattr(layer, f)[at]) for f in _FIGURES}
+
+
+def _counts(group: Group | None, name: str, at: int) -> dict[str, Any]:
+    if group is None:
+        return dict.fromkeys(["group", "nodes", *_COUNTS])
+    counts = {count: _known(getattr(group, count)[at]) for count in _COUNTS}
+    return {"group": name, "nodes": group.since.shape[1], **counts}
 
 
 def _quantiles(coefficients: Mapping[str, Any], name: str, at: int) -> dict[str, Any]:
     if name not in coefficients:
-        return {}
+        return dict.fromkeys(_DECAYS) if coefficients else {}
     return dict(zip(_DECAYS, map(_known, coefficients[name][at]), strict=True))
 
 

@@ -15,7 +15,7 @@ from jaxprune._types import Params
 from jaxprune.dynamics.nodes import dead
 from jaxprune.structure.fold import Standing, fold
 from jaxprune.structure.plan import Plan
-from jaxprune.structure.products import products, summed
+from jaxprune.structure.products import depthwise, products, summed
 from jaxprune.structure.rules.elementwise import known
 from jaxprune.structure.shrink import shrink, verify
 from jaxprune.structure.trace import walk
@@ -62,7 +62,8 @@ def constants(plan: Plan, params: Params, *args: Any, **kwargs: Any) -> dict[str
 
     traced = walk(plan.function, params, args, kwargs, held=held)
     sent: dict[int, float] = {}
-    for _, step in products(traced.tape):
+    # What a depthwise kernel reads goes on as the same node: what that sends is what counts.
+    for step in (step for _, step in products(traced.tape) if not depthwise(step)):
         image = step.ins[0]
         for i, _ in summed(step):
             roots = traced.graph.find(image.axes[i]["id"])
@@ -85,7 +86,8 @@ class Removal(NamedTuple):
         params: its parameters.
         keep: group name -> booleans over its nodes.
         refused: group name -> how many dead nodes had to stay, since what they send is not
-            constant everywhere (at the borders of padded convolutions), or as a group's last one.
+            constant everywhere (at the borders of padded convolutions), is not 0 where a depthwise
+            kernel reads it that is not, or as a group's last one.
         gap: `max |masked - smaller|` over the outputs, on the inputs given.
     """
 

@@ -34,7 +34,8 @@ class ZeroStochasticallyState(NamedTuple):
         key: the PRNG key; each step and leaf folds its own from it.
         scale: float32 (leaves,), the scales of the last update, in the order of the leaves that
             take part; 0 where nothing was drawn for.
-        drawn: boolean (leaves,): whether a leaf has been drawn for at any step so far.
+        drawn: name of a leaf that takes part -> boolean scalar, whether it has been drawn for at
+            any step so far.
         fits: where the searches for scales begin, when a sparsity is asked for.
         masks: when remembered, boolean arrays of the leaves' shapes (0-d for the others): False
             where the last update zeroed; else ().
@@ -43,7 +44,7 @@ class ZeroStochasticallyState(NamedTuple):
     step: Array
     key: Array
     scale: Array
-    drawn: Array
+    drawn: dict[str, Array]
     fits: tuple[Fit, ...]
     masks: Masks
 
@@ -133,7 +134,7 @@ class _Rule(NamedTuple):
             step=jnp.zeros((), jnp.int32),
             key=jnp.copy(self.key),  # the state may be donated
             scale=jnp.zeros(len(named), jnp.float32),
-            drawn=jnp.zeros(len(named), bool),
+            drawn={name: jnp.array(False) for name, _ in named},
             fits=self.scale.start(named, self.hazard) if found else (),
             masks=jax.tree.map(_whole, params, flags) if self.remember else (),
         )
@@ -152,8 +153,8 @@ class _Rule(NamedTuple):
         named, structure = leaves_of(params, self.where), jax.tree.structure(params)
         moved = structure.flatten_up_to(updates)  # keeps the place of an update that is None
         # A zero has probability 1, so that those of a leaf that was drawn for come from a draw.
-        fixed = state.drawn & (step > self.window.held_from)
-        held = [(leaf == 0) & fixed[n] for n, (_, leaf) in enumerate(named)]
+        fixed = step > self.window.held_from
+        held = [(leaf == 0) & state.drawn[name] & fixed for name, leaf in named]
         landed = {
             name: jnp.where(hold, 0, _land(moved[i], leaf))
             for i, (name, leaf), hold in zip(sites, named, held, strict=True)
@@ -167,8 +168,9 @@ class _Rule(NamedTuple):
             kept[i] |= moved[i] is None
             moved[i] = _erase(moved[i], leaf, kept[i])
         masks = jax.tree.unflatten(structure, kept) if self.remember else ()
-        updates, drawn = jax.tree.unflatten(structure, moved), state.drawn | (scales > 0)
-        return updates, ZeroStochasticallyState(step, state.key, scales, drawn, fits, masks)
+        drawn = {name: state.drawn[name] | (scales[n] > 0) for n, (name, _) in enumerate(named)}
+        new = ZeroStochasticallyState(step, state.key, scales, drawn, fits, masks)
+        return jax.tree.unflatten(structure, moved), new
 
     def scales(
         self, step: Array, landed: Mapping[str, Array], fits: tuple[Fit, ...]

@@ -11,7 +11,7 @@ from jaxprune._tree import map_named, named_leaves
 from jaxprune._types import Params
 from jaxprune.structure.graph import Graph, Step, Tape, Value
 from jaxprune.structure.plan import Keep, Kept, Plan, checked_params, kept_indices
-from jaxprune.structure.products import products, summed
+from jaxprune.structure.products import depthwise, products, summed
 from jaxprune.structure.rules.elementwise import known
 from jaxprune.structure.trace import Traced, walk
 from jaxprune.structure.units import masks
@@ -169,7 +169,7 @@ class _Folding(NamedTuple):
         for i, j in touched:
             away = self._removed(image.axes[i])
             const = np.where(away, known(image, i), 0.0)
-            const = np.where(away & (known(kernel, j) == 0), 0.0, const)
+            const = np.where(away & _zero(step, i, j), 0.0, const)
             if not const.any():
                 continue
             roots = self.traced.graph.find(image.axes[i]["id"])
@@ -226,6 +226,16 @@ class _Folding(NamedTuple):
 
     def _removed(self, axis: np.ndarray) -> np.ndarray:
         return np.isin(self.traced.graph.find(axis["id"]), self.gone)
+
+
+def _zero(step: Step, i: int, j: int) -> np.ndarray:
+    """Say of each slot of an image's summed axis whether the kernel takes nothing from it."""
+    image, kernel = step.ins
+    groups, axis = step.eqn.params.get("feature_group_count", 1), known(kernel, j)
+    if depthwise(step):
+        axis = known(kernel, step.eqn.params["dimension_numbers"].rhs_spec[0])
+        return np.all(axis.reshape(groups, -1) == 0, axis=1)
+    return np.tile(axis == 0, len(image.axes[i]) // len(axis))
 
 
 def _padded(eqn: Any) -> bool:

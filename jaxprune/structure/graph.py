@@ -4,7 +4,7 @@ A *slot* is one index of one axis of one value. Two slots that must be removed t
 class. Rules (`jaxprune.structure.rules`) say, primitive by primitive, which slots meet; this
 module knows only slots, classes, and how to walk a jaxpr. Next to its identity a slot carries the
 constant that the value holds there once the slot is removed (NaN = not a known constant), which
-is what the certificate reads.
+is what the certificate reads, and the ways by which it is made, which tell dead nodes.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +16,14 @@ from jax.core import Tracer
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 
-__all__ = ["SLOT", "Graph", "Rule", "Step", "Tape", "Value", "open_jaxpr", "pin_all"]
+__all__ = ["SLOT", "Graph", "Rule", "Step", "Tape", "Value", "Ways", "open_jaxpr", "pin_all"]
 
-SLOT = np.dtype([("id", np.int64), ("const", np.float64)])
-"""One index of one axis: its identity, and what the value holds there once it is removed."""
+SLOT = np.dtype([("id", np.int64), ("const", np.float64), ("ways", np.int64)])
+"""One index of one axis: its identity, what the value holds there once it is removed, its ways."""
+
+Ways = frozenset[tuple[int, ...]]
+"""Ways to one slot. Each lists axes of parameters (by their first slot): the one that makes the
+slot, then those in series behind it, depthwise kernels. All zero on every way: a constant."""
 
 _LAST = np.int64(2**40)  # ranks of reasons count down from here, so that `maximum` keeps the first
 
@@ -77,6 +81,8 @@ class Graph:
         unknown: the primitives without a rule, each with its place in the user's code.
         uses: the order in which axes (by their first slot) first met an equation.
         summed: the axes (by their first slot) that a product sums over.
+        ways: all the sets of ways that slots have, by the number in the slot; 0 is the empty one.
+        reads: the axes that something depends on beyond their own slots.
         deriving: whether the walk is inside the derivative of a `jax.custom_jvp`.
         derivatives: those traced so far, by the identity of their equation: JAX shares it between
             calls of one shape.
@@ -89,8 +95,11 @@ class Graph:
         self.unknown: list[str] = []
         self.uses: dict[int, int] = {}
         self.summed: set[int] = set()
+        self.ways: list[Ways] = [frozenset()]
+        self.reads: list[np.ndarray] = []
         self.deriving = False
         self.derivatives: dict[int, Any] = {}
+        self._numbers: dict[Ways, int] = {frozenset(): 0}
         self._size = 0
         self._parent = np.zeros(0, np.int64)
         self._rank = np.zeros(0, np.int64)  # 0 = free, else the class is pinned
@@ -106,6 +115,7 @@ class Graph:
         axis = np.empty(n, SLOT)
         axis["id"] = np.arange(self._size, self._size + n)
         axis["const"] = const
+        axis["ways"] = self.number(frozenset([(self._size,)])) if held else 0
         self._grow(n)
         self._held[axis["id"]] = held
         return axis
@@ -120,9 +130,16 @@ class Graph:
     def twin(self, axis: np.ndarray, const: np.ndarray) -> np.ndarray:
         """Return new slots in the classes of `axis`: an axis that was made, not passed on."""
         out = self.slots(len(axis))
-        out["const"] = const
+        out["const"], out["ways"] = const, axis["ways"]
         self.unite(out, axis)
         return out
+
+    def number(self, ways: Ways) -> int:
+        """Return the number of a set of ways, a new one where it has none."""
+        if ways not in self._numbers:
+            self._numbers[ways] = len(self.ways)
+            self.ways.append(ways)
+        return self._numbers[ways]
 
     def find(self, ids: np.ndarray) -> np.ndarray:
         """Return the class of each slot: the smallest identity in it."""

@@ -46,6 +46,9 @@ class Group(NamedTuple):
         kind: the name without its numbers: groups of one kind play the same part in layers alike.
         size: how many units there are.
         members: the axes that the units run through.
+        ways: by which the units reach what reads them, as places in `members`: the parameter that
+            makes them, then those in series behind it (depthwise kernels). A unit sends a constant
+            when each way has a kernel in it that is zero for the unit.
         status: the certificate.
         because: the equations that keep it from being exact.
     """
@@ -54,6 +57,7 @@ class Group(NamedTuple):
     kind: str
     size: int
     members: tuple[Member, ...]
+    ways: tuple[tuple[int, ...], ...]
     status: Status
     because: tuple[str, ...]
 
@@ -87,7 +91,7 @@ def collect(traced: Traced) -> tuple[dict[str, Group], tuple[Pinned, ...]]:
         if graph.pinned(slots).any()
     )
     table = _rows(graph, [slots for _, _, slots in axes])
-    bad = _doubted(graph)
+    bad, read = _doubted(graph), _read(graph)
     groups: dict[str, Group] = {}
     for roots, parts in sorted(_alike(table), key=lambda g: _order(g, axes, graph)):
         if len(roots) < 2:
@@ -101,7 +105,8 @@ def collect(traced: Traced) -> tuple[dict[str, Group], tuple[Pinned, ...]]:
         name = _name(members[0], groups)
         status, because = _status(roots, bad)
         kind = re.sub(r"[_.]?\d+(?=[/:]|$)", "", f"{members[0].leaf}") + f":{members[0].axis}"
-        groups[name] = Group(name, kind, len(roots), tuple(members), status, because)
+        ways = _ways(traced, members, set().union(*(read.get(r, ()) for r in roots.tolist())))
+        groups[name] = Group(name, kind, len(roots), tuple(members), ways, status, because)
     return groups, tuple(sorted(set(pinned)))
 
 
@@ -166,6 +171,26 @@ def _doubted(graph: Graph) -> dict[int, list[tuple[str, bool]]]:
         for root in np.unique(graph.find(free)).tolist():
             bad.setdefault(root, []).append((text, foldable))
     return bad
+
+
+def _read(graph: Graph) -> dict[int, set[int]]:
+    """Map each class to the ways by which it comes to whatever reads it: the sets' numbers."""
+    read: dict[int, set[int]] = {}
+    if graph.reads:
+        slots = np.concatenate(graph.reads)
+        slots = slots[(slots["ways"] > 0) & ~graph.pinned(slots)]
+        roots, many = graph.find(slots["id"]), len(graph.ways)
+        for pair in np.unique(roots * many + slots["ways"]).tolist():
+            read.setdefault(pair // many, set()).add(pair % many)
+    return read
+
+
+def _ways(traced: Traced, members: list[Member], read: set[int]) -> tuple[tuple[int, ...], ...]:
+    """Tell the ways to a group by places in its members; a reader's own axis is no way to it."""
+    firsts = [_first(traced.leaves[m.leaf].axes[m.axis]) for m in members]
+    place = {first: n for n, first in enumerate(firsts) if not members[n].consumes}
+    ways = {way for number in read for way in traced.graph.ways[number] if way[0] in place}
+    return tuple(sorted({tuple(place[first] for first in way if first in place) for way in ways}))
 
 
 def _status(

@@ -2,7 +2,7 @@
 
 from jaxprune.structure.graph import Step, Tape
 
-__all__ = ["products", "summed"]
+__all__ = ["depthwise", "products", "summed"]
 
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
 
@@ -35,3 +35,18 @@ def summed(step: Step) -> list[tuple[int, int]]:
     _, *image = numbers.lhs_spec
     _, *kernel = numbers.rhs_spec
     return list(zip(image, kernel, strict=True))
+
+
+def depthwise(step: Step) -> bool:
+    """Say whether a product passes its image on channel by channel, and sums over none of them.
+
+    Args:
+        step: one of `products`.
+
+    Returns:
+        Whether it is a convolution in groups of one input channel.
+    """
+    params = step.eqn.params
+    if params.get("feature_group_count", 1) == 1:
+        return False
+    return len(step.ins[1].axes[params["dimension_numbers"].rhs_spec[1]]) == 1

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all
 from jaxprune.structure.rules.elementwise import known
+from jaxprune.structure.rules.ways import behind, union
 
 __all__ = ["RULES"]
 
@@ -19,6 +20,7 @@ def _dot_general(graph: Graph, eqn: Any, left: Value, right: Value) -> list[Valu
     for i, j in zip(lbatch, rbatch, strict=True):
         graph.unite(left.axes[i], right.axes[j])
         batch.append(_zeros(graph, left.axes[i], known(left, i), known(right, j)))
+        batch[-1]["ways"] = union(graph, left.axes[i], right.axes[j])
     free = [
         _zeros(graph, value.axes[i], known(value, i))
         for value, taken in ((left, (*lsum, *lbatch)), (right, (*rsum, *rbatch)))
@@ -43,8 +45,12 @@ def _conv(graph: Graph, eqn: Any, image: Value, kernel: Value) -> list[Value]:
     graph.alone(kernel_in, eqn)
     if groups > 1 and len(kernel_in) == 1:  # depthwise: each output channel belongs to one input
         fan = len(kernel_out) // groups
-        graph.unite(kernel_out, np.repeat(image_in["id"], fan))
-        made = _zeros(graph, kernel_out, known(kernel, out), np.repeat(known(image, channel), fan))
+        image_out, const = np.repeat(image_in, fan), np.repeat(known(image, channel), fan)
+        graph.unite(kernel_out, image_out)
+        made = _zeros(graph, kernel_out, known(kernel, out), const)
+        series = behind(graph, image_out, kernel_out)
+        # A kernel that is not zero where its parameter is lets the image through.
+        made["ways"] = np.where(known(kernel, out) == 0, series, image_out["ways"])
     else:
         _alike(graph, kernel_out, groups)
         _alike(graph, image_in, groups)
@@ -73,6 +79,7 @@ def _contract(
 ) -> None:
     """Unite two summed axes; a removed slot must add nothing: one of its factors must be 0."""
     graph.unite(left, right)
+    graph.reads += [left, right]
     graph.summed.update(int(axis["id"][0]) for axis in (left, right) if len(axis))
     graph.doubt(left, eqn, ~((lconst == 0) | (rconst == 0)))
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxprune.structure.graph import Graph, Rule, Step, Tape, Value
+from jaxprune.structure.rules.ways import union
 
 __all__ = ["RULES"]
 
@@ -167,7 +168,7 @@ def _cond_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any]:
 def _fixed_point(
     graph: Graph, carry: Sequence[Value], run: Callable[[Sequence[Value]], Tape]
 ) -> tuple[Tape, list[Value]]:
-    """Weaken the constants of a carry until one turn of the loop keeps them."""
+    """Weaken the constants of a carry, and add ways, until one turn of the loop keeps them."""
     carry = list(carry)
     while True:
         tape = run(carry)
@@ -186,6 +187,7 @@ def _joined(graph: Graph, left: Value, right: Value) -> Value:
         mine = np.where(np.isnan(axis["const"]), left.const, axis["const"])
         theirs = np.where(np.isnan(other["const"]), right.const, other["const"])
         axis["const"] = np.where(mine == theirs, mine, np.nan)
+        axis["ways"] = union(graph, axis, other)
     return Value(axes, left.const if left.const == right.const else np.nan)
 
 
@@ -196,7 +198,8 @@ def _unite(graph: Graph, left: Value, right: Value) -> None:
 
 def _same(left: Value, right: Value) -> bool:
     pairs = [(np.array(left.const), np.array(right.const))]
-    pairs += [(a["const"], b["const"]) for a, b in zip(left.axes, right.axes, strict=True)]
+    for field in ("const", "ways"):
+        pairs += [(a[field], b[field]) for a, b in zip(left.axes, right.axes, strict=True)]
     return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxprune.structure.constants import transfer
 from jaxprune.structure.graph import Graph, Rule, Value
+from jaxprune.structure.rules.ways import union
 
 __all__ = ["RULES", "elementwise", "known"]
 
@@ -63,6 +64,7 @@ def _meet(graph: Graph, eqn: Any, ins: Sequence[Value], axis: int, n: int) -> np
             graph.alone(value.axes[axis], eqn)
     for other in met[1:]:
         graph.unite(out, other.axes[axis])
+    out["ways"] = union(graph, *(value.axes[axis] for value in met))
     consts = [
         known(value, axis) if value.axes and len(value.axes[axis]) == n else float(value.const)
         for value in ins

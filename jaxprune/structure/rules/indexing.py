@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxprune.structure.graph import Graph, Rule, Step, Value
 from jaxprune.structure.rules.elementwise import known
+from jaxprune.structure.rules.ways import union
 
 __all__ = ["RULES"]
 
@@ -85,6 +86,7 @@ def _written(graph: Graph, eqn: Any, x: Value, part: Value, window: Sequence[int
             graph.unite(part.axes[b], x.axes[a])
             zero = (known(part, b) == 0) & (known(x, a) == 0)
             axes[a]["const"] = np.where(zero, 0.0, np.nan)
+            axes[a]["ways"] = union(graph, part.axes[b], x.axes[a])
         else:
             graph.pin([part.axes[b], x.axes[a]], why)
     return Value(tuple(axes))

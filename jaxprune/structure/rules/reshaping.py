@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all
 from jaxprune.structure.rules.elementwise import known
+from jaxprune.structure.rules.ways import union
 
 __all__ = ["RULES", "merge", "split"]
 
@@ -84,6 +85,7 @@ def split(graph: Graph, eqn: Any, axis: np.ndarray, shape: Sequence[int]) -> lis
     out["const"] = np.where(
         np.all(rows["const"] == out["const"][:, None], axis=1), out["const"], np.nan
     )
+    out["ways"] = union(graph, *rows.T)
     why = f"within a block of {graph.where(eqn)}"
     return [out if f == factor else graph.value((n,), pin=why).axes[0] for f, n in enumerate(shape)]
 

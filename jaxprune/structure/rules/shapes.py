@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxprune.structure.graph import Graph, Rule, Step, Value
 from jaxprune.structure.rules.elementwise import known
+from jaxprune.structure.rules.ways import union
 
 __all__ = ["RULES"]
 
@@ -71,6 +72,7 @@ def _concatenate(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
             for other in ins[1:]:
                 graph.unite(out, other.axes[a])
             out["const"] = _agreed(*consts)
+            out["ways"] = union(graph, *(value.axes[a] for value in ins))
         axes.append(out)
     return [Value(tuple(axes), float(_agreed(*[np.array(value.const) for value in ins])))]
 
@@ -85,6 +87,7 @@ def _stack(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
         for other in ins[1:]:
             graph.unite(out, other.axes[a])
         out["const"] = _agreed(*[known(value, a) for value in ins])
+        out["ways"] = union(graph, *(value.axes[a] for value in ins))
         axes.append(out)
     return [Value((*axes[:place], new, *axes[place:]))]
 
