@@ -127,8 +127,8 @@ DRAWN = st.tuples(
 )
 
 
-# Five networks are compiled as one, which is sooner done: three hundred in all.
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+# Five networks are compiled as one, which is sooner done: two hundred in all.
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=st.lists(DRAWN, min_size=5, max_size=5))
 def test_what_is_called_exact_is_exact(drawn):
     pairs = [planned(moves, seed) for moves, seed in drawn]
