@@ -1,6 +1,6 @@
 """Curvature against the gradient, and a training step under a growing penalty against one without.
 
-    pytest benchmarks/bench_curvature.py --benchmark-enable
+    pytest benchmarks/bench_curvature.py --dist=no --benchmark-enable
 
 The variants take turns, as in `bench_training`; `bare` is what the others are compared with. Beside
 the time of a product stands the memory that its program takes for temporaries, over the gradient's.

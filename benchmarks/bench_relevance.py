@@ -1,6 +1,6 @@
 """A training step with a penalty in front of Adam, against bare Adam: the ratio is its cost.
 
-    pytest benchmarks/bench_relevance.py --benchmark-enable
+    pytest benchmarks/bench_relevance.py --dist=no --benchmark-enable
 
 The variants take turns, step by step; see `bench_training.py`. `quantile` measures alpha at its
 first step, among those that are not counted, and carries the branch after.

@@ -1,6 +1,6 @@
 """The whole-tree mask of a ResNet-18: 90 % of 11.7 M weights, against what else would do it.
 
-    pytest benchmarks/bench_selection.py --benchmark-enable --benchmark-group-by=group
+    pytest benchmarks/bench_selection.py --dist=no --benchmark-enable --benchmark-group-by=group
 
 The baseline is one elementwise pass over the same tree under jit. `python -m benchmarks.table`
 prints the ratios.

@@ -1,6 +1,6 @@
 """A training step with stochastic zeroing behind Adam, against bare Adam, step by step in turns.
 
-    pytest benchmarks/bench_stochastic.py --benchmark-enable
+    pytest benchmarks/bench_stochastic.py --dist=no --benchmark-enable
 
 `fixed` has one scale, `calibrated` finds it anew at every step of a rising sparsity, `remembered`
 keeps a mask too, and `threefry` draws with JAX's own generator. The ratio is the median over rounds

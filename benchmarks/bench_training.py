@@ -1,6 +1,6 @@
 """A training step with a pruner behind Adam, against bare Adam: the ratio is the pruner's cost.
 
-    pytest benchmarks/bench_training.py --benchmark-enable
+    pytest benchmarks/bench_training.py --dist=no --benchmark-enable
 
 The variants take turns, step by step, so that a machine that slows down slows them all; the ratio
 is the median over rounds of a variant's time to that of the bare optimizer in the same round.

@@ -24,8 +24,10 @@ def main() -> None:
     arguments, rest = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "raw.json"
-        command = [sys.executable, "-m", "pytest", "--benchmark-enable", f"--benchmark-json={file}"]
-        subprocess.run([*command, "-q", *(rest or ["benchmarks"])], check=True)
+        # Where tests are shared out among processes, nothing is measured.
+        switches = ["-q", "--dist=no", "--benchmark-enable", f"--benchmark-json={file}"]
+        command = [sys.executable, "-m", "pytest", *switches, *(rest or ["benchmarks"])]
+        subprocess.run(command, check=True)
         raw = json.loads(file.read_text())
     rows = ratios(raw["benchmarks"])
     for row in rows:
