@@ -1,7 +1,7 @@
 """How long planning takes, how it grows with depth, and what removal buys in latency.
 
-Run with `pytest benchmarks/bench_structure.py --dist=no --benchmark-enable -s`. Compare ratios within
-one run: absolute times are those of the machine and of its load.
+Run with `pytest benchmarks/bench_structure.py --dist=no --benchmark-enable -s`. Compare ratios
+within one run: absolute times are those of the machine and of its load.
 """
 
 import time
