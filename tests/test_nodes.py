@@ -313,3 +313,24 @@ def test_nodes_that_have_to_stay_are_found_in_two_walks(monkeypatch):
     found = removal.remove(plan, dying, IMAGES)
     assert found.refused == {"stem/kernel:3": 3} and found.gap < 1e-5
     assert len(walks) == 2
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [jax.nn.standardize, lambda h: h - jnp.mean(h, -1, keepdims=True), lambda h: h @ h.T @ h],
+    ids=["norm", "mean", "product of activations"],
+)
+def test_nodes_that_are_read_together_are_counted_but_not_closed(mix):
+    def net(params, x):
+        return jax.nn.relu(mix(x @ params["a"]["kernel"])) @ params["c"]["kernel"]
+
+    keys = jax.random.split(jax.random.key(2), 2)
+    params = {n: {"kernel": jax.random.normal(k, (6, 6))} for n, k in zip("ac", keys, strict=True)}
+    params["c"]["kernel"] = params["c"]["kernel"].at[1].set(0)
+    plan = structure.plan(net, params, X)
+    assert plan.groups["a/kernel:1"].mixed
+    assert places(nodes.dead(plan, params)["a/kernel:1"].out) == [1]
+    after = nodes.closed(plan, params)  # it still moves the others
+    np.testing.assert_array_equal(net(after, X), net(params, X))
+    found = removal.remove(plan, params, X)
+    assert found.gap == 0 and all(found.keep["a/kernel:1"])

@@ -92,7 +92,8 @@ def closed(plan: Plan, params: Params, *, where: Where = is_kernel) -> Params:
     """Zero the other side of each dead node until nothing changes: what pruning has made useless.
 
     The function stays the same where the constants that in-dead nodes send are 0;
-    `removal.remove` folds them away where they are not.
+    `removal.remove` folds them away where they are not. A group that is `mixed`, such as one
+    under a norm over its channels, is left as it is.
 
     Args:
         plan: of the function.
@@ -117,7 +118,8 @@ def closed(plan: Plan, params: Params, *, where: Where = is_kernel) -> Params:
 
     def zero(state: tuple[Params, Array, Array]) -> tuple[Params, Array, Array]:
         now, _, after = state
-        gone = {name: nodes.either for name, nodes in dead(plan, now, where=where).items()}
+        found = dead(plan, now, where=where).items()
+        gone = {n: nodes.either for n, nodes in found if not plan.groups[n].mixed}
         now = map_named(lambda n, leaf: _cleared(plan, n, leaf, gone, where), now)
         return now, after, number(dead(plan, now, where=where))
 

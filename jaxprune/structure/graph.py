@@ -82,7 +82,8 @@ class Graph:
         uses: the order in which axes (by their first slot) first met an equation.
         summed: the axes (by their first slot) that a product sums over.
         ways: all the sets of ways that slots have, by the number in the slot; 0 is the empty one.
-        reads: the axes that something depends on beyond their own slots.
+        reads: the axes that something depends on beyond their own slots, each with the axis that it
+            is multiplied along, if any.
         deriving: whether the walk is inside the derivative of a `jax.custom_jvp`.
         derivatives: those traced so far, by the identity of their equation: JAX shares it between
             calls of one shape.
@@ -96,7 +97,7 @@ class Graph:
         self.uses: dict[int, int] = {}
         self.summed: set[int] = set()
         self.ways: list[Ways] = [frozenset()]
-        self.reads: list[np.ndarray] = []
+        self.reads: list[tuple[np.ndarray, np.ndarray | None]] = []
         self.deriving = False
         self.derivatives: dict[int, Any] = {}
         self._numbers: dict[Ways, int] = {frozenset(): 0}

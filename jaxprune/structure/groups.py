@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxprune.structure.graph import Graph
+from jaxprune.structure.graph import SLOT, Graph
 from jaxprune.structure.trace import Traced
 
 __all__ = ["Group", "Member", "Pinned", "Status", "collect"]
@@ -49,6 +49,8 @@ class Group(NamedTuple):
         ways: by which the units reach what reads them, as places in `members`: the parameter that
             makes them, then those in series behind it (depthwise kernels). A unit sends a constant
             when each way has a kernel in it that is zero for the unit.
+        mixed: whether something but a parameter reads the units, as a norm over them does: then a
+            unit that no parameter reads still moves the others.
         status: the certificate.
         because: the equations that keep it from being exact.
     """
@@ -58,6 +60,7 @@ class Group(NamedTuple):
     size: int
     members: tuple[Member, ...]
     ways: tuple[tuple[int, ...], ...]
+    mixed: bool
     status: Status
     because: tuple[str, ...]
 
@@ -92,6 +95,7 @@ def collect(traced: Traced) -> tuple[dict[str, Group], tuple[Pinned, ...]]:
     )
     table = _rows(graph, [slots for _, _, slots in axes])
     bad, read = _doubted(graph), _read(graph)
+    mixed = _mixing(graph, {_first(slots) for _, _, slots in axes})
     groups: dict[str, Group] = {}
     for roots, parts in sorted(_alike(table), key=lambda g: _order(g, axes, graph)):
         if len(roots) < 2:
@@ -103,10 +107,12 @@ def collect(traced: Traced) -> tuple[dict[str, Group], tuple[Pinned, ...]]:
         ]
         members.sort(key=lambda m: (_use(traced, m), -m.axis))
         name = _name(members[0], groups)
-        status, because = _status(roots, bad)
+        status = _status(roots, bad)
         kind = re.sub(r"[_.]?\d+(?=[/:]|$)", "", f"{members[0].leaf}") + f":{members[0].axis}"
         ways = _ways(traced, members, set().union(*(read.get(r, ()) for r in roots.tolist())))
-        groups[name] = Group(name, kind, len(roots), tuple(members), ways, status, because)
+        groups[name] = Group(
+            name, kind, len(roots), tuple(members), ways, bool(np.isin(roots, mixed).any()), *status
+        )
     return groups, tuple(sorted(set(pinned)))
 
 
@@ -177,12 +183,23 @@ def _read(graph: Graph) -> dict[int, set[int]]:
     """Map each class to the ways by which it comes to whatever reads it: the sets' numbers."""
     read: dict[int, set[int]] = {}
     if graph.reads:
-        slots = np.concatenate(graph.reads)
+        slots = np.concatenate([axis for axis, _ in graph.reads])
         slots = slots[(slots["ways"] > 0) & ~graph.pinned(slots)]
         roots, many = graph.find(slots["id"]), len(graph.ways)
         for pair in np.unique(roots * many + slots["ways"]).tolist():
             read.setdefault(pair // many, set()).add(pair % many)
     return read
+
+
+def _mixing(graph: Graph, parameters: set[int]) -> np.ndarray:
+    """Return the classes that are read other than by the product with a parameter."""
+    alone = [
+        axis
+        for axis, other in graph.reads
+        if len(axis) and (other is None or parameters.isdisjoint({_first(axis), _first(other)}))
+    ]
+    slots = np.concatenate(alone) if alone else np.zeros(0, SLOT)
+    return np.unique(graph.find(slots["id"][~graph.pinned(slots)]))
 
 
 def _ways(traced: Traced, members: list[Member], read: set[int]) -> tuple[tuple[int, ...], ...]:

@@ -120,7 +120,7 @@ def _settle(graph: Graph, output: Value, parameter: Value | None) -> None:
         return
     for axis, own in zip(output.axes, parameter.axes, strict=True):
         graph.unite(axis, own)
-    graph.reads.extend(output.axes)
+        graph.reads.append((axis, own))
 
 
 class _Closed(NamedTuple):

@@ -79,7 +79,7 @@ def _contract(
 ) -> None:
     """Unite two summed axes; a removed slot must add nothing: one of its factors must be 0."""
     graph.unite(left, right)
-    graph.reads += [left, right]
+    graph.reads += [(left, right), (right, left)]
     graph.summed.update(int(axis["id"][0]) for axis in (left, right) if len(axis))
     graph.doubt(left, eqn, ~((lconst == 0) | (rconst == 0)))
 

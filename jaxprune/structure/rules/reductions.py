@@ -29,7 +29,7 @@ def _reduce(graph: Graph, eqn: Any, x: Value) -> list[Value]:
         alone = all(graph.pinned(other).all() for other in others)
         foldable = name == "reduce_sum" and alone and bool(np.all(~np.isnan(const)))
         graph.doubt(x.axes[a], eqn, const != _IDENTITY[name], foldable=foldable)
-        graph.reads.append(x.axes[a])
+        graph.reads.append((x.axes[a], None))
     kept = [_through(x, a, name) for a in range(len(x.axes)) if a not in axes]
     return [Value(tuple(kept), x.const if _steady(name, x.const) else np.nan)]
 
