@@ -203,11 +203,19 @@ MISUSES = {
         lambda: curvature.verify_scores(losses, PARAMS, PARAMS, KEYS[0]),
         r"`obj_fn` has shape \(6,\) but must be a scalar",
     ),
+    "nothing to verify": (
+        lambda: curvature.verify_scores(loss, PARAMS, PARAMS, KEYS[0], samples=0),
+        "`samples=0` must be at least 1",
+    ),
+    "no directions": (
+        lambda: krylov.eigenvalues(PRODUCT, PARAMS, KEYS[0], steps=0),
+        "`steps=0` must be at least 1",
+    ),
 }
 
 
 @pytest.mark.parametrize(("call", "message"), MISUSES.values(), ids=MISUSES)
-def test_a_function_that_is_missing_or_returns_the_wrong_shape_is_named(call, message):
+def test_what_is_missing_or_has_the_wrong_shape_or_range_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

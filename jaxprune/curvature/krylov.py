@@ -141,6 +141,9 @@ def eigenvalues(product: Product, params: Params, key: Array, *, steps: int = 20
     Returns:
         The eigenvalues, in falling order, each with a bound on its error.
 
+    Raises:
+        ValueError: if `steps` is less than 1.
+
     References:
         Golub and Van Loan, "Matrix computations", 4th edition, 2013, section 10.3; the bounds are
         of section 10.1.
@@ -151,6 +154,8 @@ def eigenvalues(product: Product, params: Params, key: Array, *, steps: int = 20
         >>> found.values.round(4)
         Array([ 3.,  2., -1.], dtype=float32)
     """
+    if steps < 1:
+        raise ValueError(f"`steps={steps}` must be at least 1: each explores a direction.")
     floats = floats_of(params)
     flat, rebuild = ravel_pytree(floats.leaves)
     steps = min(steps, flat.size)

@@ -115,7 +115,8 @@ def verify_scores(
 
     Raises:
         ValueError: if `scores` has another structure than the params, other shapes or nothing but
-            0-d leaves, or if `obj_fn` is missing or does not return a scalar.
+            0-d leaves, if `obj_fn` is missing or does not return a scalar, or if `samples` is less
+            than 1.
 
     Example:
         >>> w = jnp.array([[1.0, -2.0, 3.0]])
@@ -124,6 +125,8 @@ def verify_scores(
         >>> float(found.correlation), bool(jnp.all(found.predicted == found.measured))
         (1.0, True)
     """
+    if samples < 1:
+        raise ValueError(f"`samples={samples}` must be at least 1; 2 or more have a correlation.")
     same_structure(scores, params, "scores")
     # Beside the loss itself, what one unit changes is often below half precision.
     loss, point = scalar(obj_fn), jax.tree.map(widen, params)
