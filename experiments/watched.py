@@ -33,17 +33,21 @@ _DIGITS = ((8, 8, 1), 10)
 _ROWS = 100
 
 
-def heavy_ball(config: Config, steps: int) -> optax.GradientTransformation:
+def heavy_ball(config: Config, steps: int, *, still: float = 0.0) -> optax.GradientTransformation:
     """Return SGD with momentum 0.9, its learning rate falling along a cosine to a fiftieth.
 
     Args:
         config: says the first learning rate.
         steps: updates in the whole run.
+        still: fraction of them, the last, at a rate of 0, in which the running statistics of batch
+            norms become those of the last weights.
 
     Returns:
         The optimizer of a config.
     """
-    rate = optax.cosine_decay_schedule(config.learning_rate, steps, alpha=0.02)
+    moving = round((1 - still) * steps)
+    falling = optax.cosine_decay_schedule(config.learning_rate, moving, alpha=0.02)
+    rate = optax.join_schedules([falling, optax.constant_schedule(0.0)], [moving])
     return optax.sgd(rate, momentum=0.9)
 
 
@@ -251,16 +255,12 @@ def _of_params(plan: structure.Plan) -> structure.Plan:
     """Leave the running statistics out: the optimizer sees params only."""
 
     def bare(group: structure.Group) -> structure.Group:
-        members = [m._replace(leaf=_bare(m.leaf)) for m in group.members if _is_param(m.leaf)]
+        members = [m._replace(leaf=_bare(m.leaf)) for m in group.members if _bare(m.leaf) != m.leaf]
         return group._replace(name=_bare(group.name), members=tuple(members))
 
     groups = {_bare(name): bare(group) for name, group in plan.groups.items()}
-    shapes = {_bare(name): shape for name, shape in plan.shapes.items() if _is_param(name)}
+    shapes = {_bare(name): shape for name, shape in plan.shapes.items() if _bare(name) != name}
     return dataclasses.replace(plan, groups=groups, shapes=shapes)
-
-
-def _is_param(name: str) -> bool:
-    return name.startswith("params/")
 
 
 def _draw(place: Path) -> None:
@@ -276,10 +276,8 @@ def _draw(place: Path) -> None:
         if (file := training / "dynamics.npz").exists():
             found = recordings.load(file)
             runs.setdefault(label, []).append(found)
-            dead = [
-                (int(group.closed[-1]), group.since.shape[1]) for group in found.groups.values()
-            ]
-            nodes -= sum(gone for gone, _ in dead) / sum(size for _, size in dead)
+            groups = found.groups.values()
+            nodes -= sum(int(g.closed[-1]) for g in groups) / sum(g.since.shape[1] for g in groups)
         end = pictures.Outcome(last["sparsity"], nodes, last["test_accuracy"])
         outcomes.setdefault(label, []).append(end)
     folder = place.parent.parent / "pictures"

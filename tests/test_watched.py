@@ -57,3 +57,16 @@ def test_a_penalty_ends_at_its_step():
         updates, state = tx.update(jax.tree.map(jax.numpy.zeros_like, params), state, params)
         pulls.append(float(updates["kernel"][0, 0]))
     assert pulls == [0.5, 0.5, 0.0, 0.0]
+
+
+def test_the_last_steps_of_a_segmentation_stand_still():
+    config, steps = configs.find("stochastic_unet_short"), 20
+    tx, grads = config.optimizer(config, steps), {"kernel": jax.numpy.ones(2)}
+    state, moved = tx.init(grads), []
+    for _ in range(steps):
+        updates, state = tx.update(grads, state, grads)
+        moved.append(bool(updates["kernel"].any()))
+    assert moved == [True] * 17 + [False] * 3
+    window = int(config.prune_until * 1820) + 1820
+    (penalty,) = [v["penalty"] for name, v in config.variants.items() if name.startswith("L1")]
+    assert penalty.args[-1] == window // 2 < 0.85 * 1820  # tuned without the penalty, then still

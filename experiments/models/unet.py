@@ -12,12 +12,13 @@ __all__ = ["unet"]
 
 
 def unet(
-    shape: tuple[int, int, int], classes: int, *, widths: tuple[int, ...] = (8, 16, 32, 64)
+    shape: tuple[int, int, int], classes: int, *, widths: tuple[int, ...] = (8, 16, 32, 64, 128)
 ) -> Network:
     """Return the network, written in NNX; it gives a class to each pixel.
 
     Args:
-        shape: of an image, `(height, width, channels)`; the sides are multiples of 8.
+        shape: of an image, `(height, width, channels)`; the sides are multiples of 16,
+            of 2 for each level but the first.
         classes: of a pixel.
         widths: channels from the finest level to the coarsest.
 
@@ -39,9 +40,9 @@ class _Level(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
         self.conv_1 = _conv(inputs, outputs, (3, 3), rngs=rngs)
-        self.norm_1 = nnx.BatchNorm(outputs, momentum=0.9, rngs=rngs)
+        self.norm_1 = nnx.BatchNorm(outputs, rngs=rngs)
         self.conv_2 = _conv(outputs, outputs, (3, 3), rngs=rngs)
-        self.norm_2 = nnx.BatchNorm(outputs, momentum=0.9, rngs=rngs)
+        self.norm_2 = nnx.BatchNorm(outputs, rngs=rngs)
 
     def __call__(self, maps: jax.Array) -> jax.Array:
         maps = nnx.relu(self.norm_1(self.conv_1(maps)))
