@@ -3,8 +3,8 @@
 python -m experiments.run stochastic_unet --data-from DIR
 
 The network learns background, cell and border; cells are the connected insides. The last steps
-stand still, so that the running statistics are those of the weights that are left. The goal: 60 % of
-the channels gone, at a Dice score within 0.01 of the dense one's.
+stand still, so that the running statistics are those of the weights that are left. The goal: 60 %
+of the channels gone, at a Dice score within 0.01 of the dense one's.
 
 Expected: not run to its end yet.
 """
