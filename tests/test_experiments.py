@@ -36,6 +36,7 @@ from experiments import (
 from experiments.augment import crop_and_flip, turn_and_flip
 from experiments.config import Config, Finished, cosine_adam, keep_zeros
 from experiments.identity import identity
+from experiments.models.depthwise import depthwise
 from experiments.models.lenet5 import lenet5
 from experiments.models.lenet5_caffe import lenet5_caffe
 from experiments.models.lenet300 import lenet300, lenet300_linen
@@ -408,6 +409,24 @@ def test_a_network_has_as_many_weights_as_it_says(
 def test_a_vgg16_has_4224_filters() -> None:
     params, _ = jax.eval_shape(vgg16((32, 32, 3), 10).init, jax.random.key(0))
     assert sum(leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim == 4) == 4224
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_depthwise_convolution_is_on_a_cpu_what_it_is_elsewhere(stride: int) -> None:
+    maps = jax.random.normal(jax.random.key(0), (2, 7, 8, 5))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 5))
+    options = {
+        "padding": ((1, 1), (1, 1)),
+        "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+        "feature_group_count": 5,
+    }
+    ours, theirs = (
+        jax.vjp(lambda *arrays, conv=conv: conv(*arrays, (stride, stride), **options), maps, kernel)
+        for conv in (depthwise, jax.lax.conv_general_dilated)
+    )
+    np.testing.assert_allclose(ours[0], theirs[0], atol=1e-5)
+    for mine, other in zip(ours[1](ours[0]), theirs[1](ours[0]), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
 
 
 def test_the_network_in_linen_is_the_one_in_nnx() -> None:

@@ -215,12 +215,37 @@ def up(p, x):
     return jax.nn.relu(conv(x, p["up"]))
 
 
+def shifted(x, kernel):
+    """A depthwise convolution of three by three as one would write it for a CPU."""
+    return sum(part * kernel[i, j, 0] for (i, j), part in windows(x).items())
+
+
+def windows(x):
+    high, wide = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return {(i, j): x[:, i : i + high, j : j + wide] for i in range(3) for j in range(3)}
+
+
+def gathered(x, kernel):
+    return jnp.einsum("nhwkc,kc->nhwc", jnp.stack([*windows(x).values()], 3), kernel.reshape(9, -1))
+
+
+def by_platform(x, kernel):
+    return jax.lax.platform_dependent(
+        x, kernel, cpu=shifted, default=lambda x, kernel: conv(x, kernel, x.shape[-1])
+    )
+
+
 # What makes the six channels that the head reads, and which die of `one[0, 1]` and `two[1]`.
 BRANCHES = {
     "in series": (lambda p, h, x: conv(conv(h, p["one"], 6), p["two"], 6), [0, 1]),
     "a stream around": (lambda p, h, x: h + conv(up(p, conv(h, p["one"], 6)), p["down"]), []),
     "side by side": (lambda p, h, x: conv(h, p["one"], 6) + conv(h, p["two"], 6), [1]),
     "behind a mean": (lambda p, h, x: conv(h - h.mean(-1, keepdims=True), p["one"], 6), []),
+    "shifted and summed": (lambda p, h, x: shifted(h, p["one"]), [0, 1]),
+    "gathered and summed": (lambda p, h, x: gathered(h, p["one"]), [0, 1]),
+    "by platform": (lambda p, h, x: by_platform(h, p["one"]), [0, 1]),
+    "a gate that stays open": (lambda p, h, x: shifted(h, 1 + p["one"]), []),
     "a grey image": (lambda p, h, x: conv(x[..., :1], p["one"]) + conv(x[..., :1], p["two"]), [1]),
 }
 
@@ -246,6 +271,27 @@ def test_a_kernel_kills_alone_only_where_every_path_leads_through_it(name):
     after = nodes.closed(plan, params)
     np.testing.assert_array_equal(net(after, IMAGES), net(params, IMAGES))
     assert not np.any(after["head"][0, 0, expected])
+
+
+def test_a_kernel_that_inputs_move_in_a_loop_is_not_in_series():
+    shapes = {"stem": (2, 6), "gate": (1, 6), "head": (6, 3)}
+    pairs = zip(shapes.items(), jax.random.split(jax.random.key(1), 3), strict=True)
+    params = {name: jax.random.normal(key, shape) for (name, shape), key in pairs}
+    params["stem"] = params["stem"].at[:, :2].set(0)  # a constant, which the gate moves
+    params["gate"] = params["gate"].at[:, 1].set(0)
+
+    @jax.jit
+    def net(p, x):
+        h = x @ p["stem"] + 1
+
+        def turn(_, carry):
+            return carry[0] * x.mean(), carry[1] + (h * carry[0]) @ p["head"]
+
+        return jax.lax.fori_loop(0, 2, turn, (p["gate"][0], h @ p["head"]))[1]
+
+    x = jax.random.normal(jax.random.key(2), (4, 2))
+    (found,) = nodes.dead(structure.plan(net, params, x), params).values()
+    assert places(found.into) == [1]
 
 
 def test_dead_nodes_in_front_of_a_convolution_in_groups_are_removed():

@@ -35,7 +35,7 @@ config = watched.comparison(
         prune_until=0.25,
         prune_every=20,
     ),
-    l1=1.6e-3,
+    l1=1.75e-3,
     l2=3e-3,
     step=1137,  # of 1,820, where draws end too
     inputs=((cells.SIDE, cells.SIDE, 3), cells.CLASSES),

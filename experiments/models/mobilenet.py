@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 
 from experiments.models import Network, from_nnx
+from experiments.models.depthwise import depthwise
 
 __all__ = ["mobilenet_v2"]
 
@@ -42,7 +43,14 @@ class _Block(nnx.Module):
             self.expand = _conv(inputs, inner, (1, 1), rngs=rngs)
             self.norm_1 = nnx.BatchNorm(inner, momentum=0.9, rngs=rngs)
         self.depthwise = _conv(
-            inner, inner, (3, 3), strides=stride, feature_group_count=inner, padding=1, rngs=rngs
+            inner,
+            inner,
+            (3, 3),
+            strides=stride,
+            padding=1,
+            feature_group_count=inner,
+            conv_general_dilated=depthwise,
+            rngs=rngs,
         )
         self.norm_2 = nnx.BatchNorm(inner, momentum=0.9, rngs=rngs)
         self.project = _conv(inner, outputs, (1, 1), rngs=rngs)

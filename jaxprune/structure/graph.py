@@ -34,10 +34,12 @@ class Value(NamedTuple):
     Attributes:
         axes: one record array an axis, as long as the axis.
         const: what every entry holds, where that is known for any input; NaN otherwise.
+        fixed: whether it is made of parameters and constants alone, whatever the inputs are.
     """
 
     axes: tuple[np.ndarray, ...]
     const: float = np.nan
+    fixed: bool = False
 
 
 class Step(NamedTuple):
@@ -242,6 +244,8 @@ class Graph:
         ins = [self._read(var, env) for var in eqn.invars]
         rule = self.rules.get(eqn.primitive.name)
         outs = rule.couple(self, eqn, *ins) if rule else self._unknown(eqn, ins)
+        if all(value.fixed for value in ins):
+            outs = [out._replace(fixed=True) for out in outs]
         inner, self._tapes = tuple(self._tapes), outer
         if not inner:
             for axis in (axis for value in ins for axis in value.axes if len(axis)):
@@ -287,8 +291,8 @@ def _constant(graph: Graph, array: Any) -> Value:
     # JAX is asked: to NumPy, bfloat16 is no kind of number.
     real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
     if shape or not real or isinstance(array, Tracer):
-        return graph.value(shape)
-    return Value((), float(array))
+        return graph.value(shape)._replace(fixed=True)
+    return Value((), float(array), fixed=True)
 
 
 def _ids(axis: np.ndarray) -> np.ndarray:

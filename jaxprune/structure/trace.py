@@ -155,7 +155,7 @@ def _leaf(graph: Graph, leaf: Any, *, protected: bool) -> Value:
     """Give a parameter its slots: each is zero once it is removed."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return graph.value(leaf.shape, pin="not numbers")
-    value = Value(tuple(graph.slots(n, const=0.0, held=True) for n in leaf.shape))
+    value = Value(tuple(graph.slots(n, const=0.0, held=True) for n in leaf.shape), fixed=True)
     graph.pin([axis for axis in value.axes if len(axis) < 2], "an axis of length 1")
     if protected:
         graph.pin(value.axes, "protected by the caller")

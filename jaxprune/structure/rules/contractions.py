@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all
-from jaxprune.structure.rules.elementwise import known
-from jaxprune.structure.rules.ways import behind, union
+from jaxprune.structure.rules.elementwise import known, product
+from jaxprune.structure.rules.ways import through
 
 __all__ = ["RULES"]
 
@@ -20,7 +20,7 @@ def _dot_general(graph: Graph, eqn: Any, left: Value, right: Value) -> list[Valu
     for i, j in zip(lbatch, rbatch, strict=True):
         graph.unite(left.axes[i], right.axes[j])
         batch.append(_zeros(graph, left.axes[i], known(left, i), known(right, j)))
-        batch[-1]["ways"] = union(graph, left.axes[i], right.axes[j])
+        batch[-1]["ways"] = product(graph, left, i, right, j)
     free = [
         _zeros(graph, value.axes[i], known(value, i))
         for value, taken in ((left, (*lsum, *lbatch)), (right, (*rsum, *rbatch)))
@@ -48,9 +48,7 @@ def _conv(graph: Graph, eqn: Any, image: Value, kernel: Value) -> list[Value]:
         image_out, const = np.repeat(image_in, fan), np.repeat(known(image, channel), fan)
         graph.unite(kernel_out, image_out)
         made = _zeros(graph, kernel_out, known(kernel, out), const)
-        series = behind(graph, image_out, kernel_out)
-        # A kernel that is not zero where its parameter is lets the image through.
-        made["ways"] = np.where(known(kernel, out) == 0, series, image_out["ways"])
+        made["ways"] = through(graph, image_out, kernel_out, known(kernel, out))
     else:
         _alike(graph, kernel_out, groups)
         _alike(graph, image_in, groups)

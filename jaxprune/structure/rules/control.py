@@ -169,7 +169,7 @@ def _fixed_point(
     graph: Graph, carry: Sequence[Value], run: Callable[[Sequence[Value]], Tape]
 ) -> tuple[Tape, list[Value]]:
     """Weaken the constants of a carry, and add ways, until one turn of the loop keeps them."""
-    carry = list(carry)
+    carry = [value._replace(fixed=False) for value in carry]
     while True:
         tape = run(carry)
         turned = zip(carry, tape.outs[: len(carry)], strict=True)

@@ -7,9 +7,9 @@ import numpy as np
 
 from jaxprune.structure.constants import transfer
 from jaxprune.structure.graph import Graph, Rule, Value
-from jaxprune.structure.rules.ways import union
+from jaxprune.structure.rules.ways import through, union
 
-__all__ = ["RULES", "elementwise", "known"]
+__all__ = ["RULES", "elementwise", "known", "product"]
 
 _NAMES = """
 abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
@@ -56,6 +56,30 @@ def known(value: Value, axis: int) -> np.ndarray:
     return np.where(np.isnan(const), value.const, const)
 
 
+def product(graph: Graph, left: Value, i: int, right: Value, j: int) -> np.ndarray:
+    """Return the ways to the product of two axes, index by index.
+
+    Args:
+        graph: the graph.
+        left: a factor.
+        i: its axis.
+        right: the other factor.
+        j: its axis, as long.
+
+    Returns:
+        The numbers of the sets of ways: in series if one factor is fixed, as a depthwise kernel is;
+        else those to either.
+    """
+    a, b, const = left.axes[i], right.axes[j], (known(left, i), known(right, j))
+    if left.fixed != right.fixed:
+        return through(graph, a, b, const[1]) if right.fixed else through(graph, b, a, const[0])
+    if left.fixed and np.all(np.abs(const[1]) > 0):  # a number, which the rest of a norm may be
+        return a["ways"]
+    if left.fixed and np.all(np.abs(const[0]) > 0):
+        return b["ways"]
+    return union(graph, a, b)
+
+
 def _meet(graph: Graph, eqn: Any, ins: Sequence[Value], axis: int, n: int) -> np.ndarray:
     met = [value for value in ins if value.axes and len(value.axes[axis]) == n]
     out = met[0].axes[axis].copy()
@@ -64,7 +88,10 @@ def _meet(graph: Graph, eqn: Any, ins: Sequence[Value], axis: int, n: int) -> np
             graph.alone(value.axes[axis], eqn)
     for other in met[1:]:
         graph.unite(out, other.axes[axis])
-    out["ways"] = union(graph, *(value.axes[axis] for value in met))
+    if eqn.primitive.name == "mul" and len(met) == 2:
+        out["ways"] = product(graph, met[0], axis, met[1], axis)
+    else:
+        out["ways"] = union(graph, *(value.axes[axis] for value in met))
     consts = [
         known(value, axis) if value.axes and len(value.axes[axis]) == n else float(value.const)
         for value in ins

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxprune.structure.graph import Graph, Ways
 
-__all__ = ["behind", "union"]
+__all__ = ["through", "union"]
 
 _MOST = 64
 """Ways to one slot; branches that split and meet again and again would double them each time."""
@@ -29,18 +29,21 @@ def union(graph: Graph, *axes: np.ndarray) -> np.ndarray:
     return column
 
 
-def behind(graph: Graph, image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """Return the ways to each index of an image that has passed a kernel index by index.
+def through(graph: Graph, image: np.ndarray, kernel: np.ndarray, const: np.ndarray) -> np.ndarray:
+    """Return the ways to each index of an image that a kernel has multiplied index by index.
 
     Args:
         graph: the graph.
         image: the image's axis.
         kernel: the kernel's, as long.
+        const: what the kernel holds where its parameter is zero; another number than 0 lets the
+            image through.
 
     Returns:
         The numbers of the sets of ways; those of the kernel where the image has none.
     """
-    return _each(graph, _series, image["ways"], kernel["ways"])
+    series = _each(graph, _series, image["ways"], kernel["ways"])
+    return np.where(const == 0, series, image["ways"])
 
 
 def _series(image: Ways, kernel: Ways) -> Ways:
