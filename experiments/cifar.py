@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments import watched
 from experiments.augment import crop_and_flip
-from experiments.config import Config
+from experiments.config import Config, heavy_ball
 from experiments.models import Model
 
 __all__ = ["MINUTES", "THIRTY", "stochastic"]
@@ -43,7 +43,7 @@ def stochastic(
         augment=crop_and_flip,
         epochs=160,
         learning_rate=0.05,
-        optimizer=watched.heavy_ball,
+        optimizer=heavy_ball,
         examine=watched.nodes_left,
         sparsities=(0.9, 0.95),
         seeds=(0, 1, 2),
@@ -64,7 +64,6 @@ MINUTES: dict[str, Any] = {
     "images": 12_800,
     "l1": 3e-3,
     "l2": 1e-3,
-    "only": ("none", "L1, sampled"),
     "train_split": "train[:12800]",
     "epochs": 1,
     "batch": 32,

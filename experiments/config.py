@@ -23,6 +23,7 @@ __all__ = [
     "as_learned",
     "cosine_adam",
     "gradually",
+    "heavy_ball",
     "keep_zeros",
     "kernels",
     "labels_themselves",
@@ -54,6 +55,24 @@ def cosine_adam(config: "Config", steps: int) -> optax.GradientTransformation:
         The optimizer of a config.
     """
     return optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps))
+
+
+def heavy_ball(config: "Config", steps: int, *, still: float = 0.0) -> optax.GradientTransformation:
+    """Return SGD with momentum 0.9, its learning rate falling along a cosine to a fiftieth.
+
+    Args:
+        config: says the first learning rate.
+        steps: updates in the whole run.
+        still: fraction of them, the last, at a rate of 0, in which the running statistics of batch
+            norms become those of the last weights.
+
+    Returns:
+        The optimizer of a config.
+    """
+    moving = round((1 - still) * steps)
+    falling = optax.cosine_decay_schedule(config.learning_rate, moving, alpha=0.02)
+    rate = optax.join_schedules([falling, optax.constant_schedule(0.0)], [moving])
+    return optax.sgd(rate, momentum=0.9)
 
 
 def gradually(

@@ -22,7 +22,6 @@ __all__ = [
     "by_magnitude",
     "cells_and_nodes",
     "comparison",
-    "heavy_ball",
     "nodes_left",
     "sampled",
     "sensitivities_and_nodes",
@@ -31,24 +30,6 @@ __all__ = [
 
 _DIGITS = ((8, 8, 1), 10)
 _ROWS = 100
-
-
-def heavy_ball(config: Config, steps: int, *, still: float = 0.0) -> optax.GradientTransformation:
-    """Return SGD with momentum 0.9, its learning rate falling along a cosine to a fiftieth.
-
-    Args:
-        config: says the first learning rate.
-        steps: updates in the whole run.
-        still: fraction of them, the last, at a rate of 0, in which the running statistics of batch
-            norms become those of the last weights.
-
-    Returns:
-        The optimizer of a config.
-    """
-    moving = round((1 - still) * steps)
-    falling = optax.cosine_decay_schedule(config.learning_rate, moving, alpha=0.02)
-    rate = optax.join_schedules([falling, optax.constant_schedule(0.0)], [moving])
-    return optax.sgd(rate, momentum=0.9)
 
 
 def until(penalty: Callable[[optax.Schedule], Any], strength: float, step: int) -> Any:
@@ -231,6 +212,10 @@ def _with_stats(network: Network) -> Callable[..., jax.Array]:
     return lambda tree, images: network.apply(tree["params"], tree["stats"], images)
 
 
+def _is_param(name: str) -> bool:
+    return name.startswith("params/")
+
+
 def _bare(name: str) -> str:
     return name.removeprefix("params/")
 
@@ -255,11 +240,11 @@ def _of_params(plan: structure.Plan) -> structure.Plan:
     """Leave the running statistics out: the optimizer sees params only."""
 
     def bare(group: structure.Group) -> structure.Group:
-        members = [m._replace(leaf=_bare(m.leaf)) for m in group.members if _bare(m.leaf) != m.leaf]
+        members = [m._replace(leaf=_bare(m.leaf)) for m in group.members if _is_param(m.leaf)]
         return group._replace(name=_bare(group.name), members=tuple(members))
 
     groups = {_bare(name): bare(group) for name, group in plan.groups.items()}
-    shapes = {_bare(name): shape for name, shape in plan.shapes.items() if _bare(name) != name}
+    shapes = {_bare(name): shape for name, shape in plan.shapes.items() if _is_param(name)}
     return dataclasses.replace(plan, groups=groups, shapes=shapes)
 
 

@@ -12,7 +12,7 @@ minute on a busy CPU.
 from functools import partial
 
 from experiments import watched
-from experiments.config import Config
+from experiments.config import Config, heavy_ball
 from experiments.models.lenet300 import lenet300
 from jaxprune import penalties
 
@@ -24,7 +24,7 @@ config = Config(
     epochs=150,
     batch=64,
     learning_rate=0.05,
-    optimizer=watched.heavy_ball,
+    optimizer=heavy_ball,
     pruner=watched.sampled,
     examine=watched.nodes_left,
     sparsities=(0.9,),

@@ -17,9 +17,9 @@ from experiments.configs.stochastic_lenet300_short import config as short
 __all__ = ["config"]
 
 config = watched.comparison(
-    dataclasses.replace(short, epochs=60, sparsities=(0.95, 0.98)),
-    l1=4e-5,
-    l2=1e-3,
+    dataclasses.replace(short, epochs=60, sparsities=(0.98,)),
+    l1=1e-4,
+    l2=2.5e-3,
     step=19656,  # of 28,080
     inputs=((28, 28, 1), 10),
 )

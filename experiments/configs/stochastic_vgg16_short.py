@@ -20,7 +20,6 @@ config = stochastic(
     images=20_000,
     l1=1e-3,
     l2=1e-3,
-    only=("none", "L1, sampled", "none, by magnitude"),
     train_split="train[:20000]",
     epochs=3,
     batch=64,

@@ -9,7 +9,7 @@ Expected: not run to its end yet.
 """
 
 from experiments import watched
-from experiments.config import Config
+from experiments.config import Config, heavy_ball
 from experiments.models.xray import xray
 
 __all__ = ["config"]
@@ -21,7 +21,7 @@ config = watched.comparison(
         epochs=20,
         batch=16,
         learning_rate=0.05,
-        optimizer=watched.heavy_ball,
+        optimizer=heavy_ball,
         examine=watched.sensitivities_and_nodes,
         sparsities=(0.98,),
         seeds=(0, 1, 2),
