@@ -67,6 +67,6 @@ def test_the_last_steps_of_a_segmentation_stand_still():
         updates, state = tx.update(grads, state, grads)
         moved.append(bool(updates["kernel"].any()))
     assert moved == [True] * 17 + [False] * 3
-    window = int(config.prune_until * 1820) + 1820
+    drawn = (int(config.prune_until * 1820) + 1820) // 2
     (penalty,) = [v["penalty"] for name, v in config.variants.items() if name.startswith("L1")]
-    assert penalty.args[-1] == window // 2 < 0.85 * 1820  # tuned without the penalty, then still
+    assert penalty.args[-1] < drawn < 0.85 * 1820  # the penalty ends, then the draws, then the rest
