@@ -105,6 +105,8 @@ def comparison(
     l2: float,
     step: int,
     inputs: tuple[tuple[int, int, int], int],
+    both: tuple[float, float] | None = None,
+    repeated: tuple[str, ...] = (),
 ) -> Config:
     """Return a config with its controls: no penalty, L1 and L2, each sampled, by magnitude, dense.
 
@@ -114,15 +116,21 @@ def comparison(
         l2: strength of the L2 penalty.
         step: the first one without a penalty.
         inputs: shape of an image, and classes.
+        both: strengths of L1 and of L2 where they pull together, as an elastic net.
+        repeated: variants with all seeds, the others having the first alone; by default all.
 
     Returns:
-        The config, with nine variants.
+        The config, with nine variants; twelve where both penalties pull together.
     """
     penalties_ = {
         "none": {},
         "L2": {"penalty": partial(until, penalties.add_l2_penalty, l2, step)},
         "L1": {"penalty": partial(until, penalties.add_l1_penalty, l1, step)},
     }
+    if both is not None:
+        penalties_["L1 and L2"] = {
+            "penalty": partial(until, partial(_elastic_net, *both), 1.0, step)
+        }
     ways = {
         ", sampled": {"pruner": partial(sampled, inputs=inputs)},
         "": {"sparsities": (0.0,)},
@@ -134,7 +142,13 @@ def comparison(
         # The claim and its control come first.
         for name, way in sorted(product(penalties_, ways), key=lambda pair: pair not in first)
     }
+    for name in variants.keys() - set(repeated or variants):
+        variants[name]["seeds"] = base.seeds[:1]
     return dataclasses.replace(base, variants=variants)
+
+
+def _elastic_net(l1: float, l2: float, share: optax.Schedule) -> Any:
+    return penalties.add_elastic_net_penalty(lambda n: l1 * share(n), lambda n: l2 * share(n))
 
 
 def nodes_left(finished: Finished) -> dict[str, float]:

@@ -22,4 +22,6 @@ config = watched.comparison(
     l2=2.5e-3,
     step=19656,  # of 28,080
     inputs=((28, 28, 1), 10),
+    both=(1e-4, 1.5e-3),
+    repeated=("none", "L1, sampled", "L1 and L2, sampled"),
 )

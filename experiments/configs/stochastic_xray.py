@@ -33,4 +33,5 @@ config = watched.comparison(
     l2=5e-3,
     step=784,  # of 1,120, where draws end too
     inputs=((224, 224, 1), 3),
+    repeated=("none", "L1, sampled"),
 )
