@@ -5,7 +5,10 @@ python -m experiments.run stochastic_xray --data-from DIR
 Three classes, COVID-19, no findings and other pneumonia, with the sensitivity of each. The goal:
 half of the channels gone at the dense network's balanced accuracy.
 
-Expected: not run to its end yet.
+Three seeds of the dense network and of the one sampled under L1, one of the other controls.
+
+Expected: balanced accuracy 0.815 +- 0.005 dense, 0.789 +- 0.016 sampled under L1 with 98 % of the
+weights and half of the channels gone; five minutes a training on a core.
 """
 
 from experiments import watched
