@@ -7,7 +7,7 @@ import json
 import jax
 import pytest
 
-from experiments import configs, run, watched
+from experiments import configs, grid, run, watched
 from experiments.place import Place
 from jaxprune import penalties
 from jaxprune.dynamics import recordings
@@ -49,14 +49,33 @@ def test_a_comparison_has_each_penalty_sampled_by_magnitude_and_dense():
     assert len(config.variants) == 9 and config.variants["L2"]["sparsities"] == (0.0,)
 
 
-def test_a_penalty_ends_at_its_step():
-    tx = watched.until(penalties.add_l2_penalty, 0.5, 2)
-    params = {"kernel": jax.numpy.ones((2, 2))}
-    state, pulls = tx.init(params), []
+def pulls(tx):
+    """What a penalty adds to no gradient at a weight of 2, in each of four steps."""
+    params = {"kernel": jax.numpy.full((2, 2), 2.0)}
+    state, found = tx.init(params), []
     for _ in range(4):
         updates, state = tx.update(jax.tree.map(jax.numpy.zeros_like, params), state, params)
-        pulls.append(float(updates["kernel"][0, 0]))
-    assert pulls == [0.5, 0.5, 0.0, 0.0]
+        found.append(float(updates["kernel"][0, 0]))
+    return found
+
+
+def test_a_penalty_ends_at_its_step():
+    assert pulls(watched.until(penalties.add_l2_penalty, 0.5, 2)) == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_both_penalties_pull_together_and_some_variants_have_all_seeds():
+    base, repeated = configs.find("digits"), ("none", "L1 and L2, sampled")
+    base = dataclasses.replace(base, seeds=(3, 4))
+    strengths = {"l1": 1.0, "l2": 1.0, "both": (0.25, 0.5)}
+    config = watched.comparison(
+        base, **strengths, step=2, inputs=((8, 8, 1), 10), repeated=repeated
+    )
+    assert len(config.variants) == 12
+    assert pulls(config.variants["L1 and L2"]["penalty"]()) == [1.25, 1.25, 0.0, 0.0]
+    seeds = {}
+    for cell in grid.cells(config):
+        seeds.setdefault(cell.variant, set()).add(cell.seed)
+    assert all(seeds[name] == ({3, 4} if name in repeated else {3}) for name in config.variants)
 
 
 def test_the_last_steps_of_a_segmentation_stand_still():
