@@ -273,6 +273,62 @@ def test_a_kernel_kills_alone_only_where_every_path_leads_through_it(name):
     assert not np.any(after["head"][0, 0, expected])
 
 
+def test_an_image_that_is_constant_lets_the_other_one_through():
+    shapes = {"moves": (2, 4), "stays": (2, 4), "bias": (4,), "head": (4, 3)}
+    pairs = zip(shapes.items(), jax.random.split(jax.random.key(1), 4), strict=True)
+    params = {name: jax.random.normal(key, shape) for (name, shape), key in pairs}
+    params["moves"] = params["moves"].at[:, 1].set(0)
+    params["stays"] = params["stays"].at[:, :2].set(0)
+
+    def net(p, x):
+        return ((x @ p["moves"]) * (x @ p["stays"] + p["bias"])) @ p["head"]
+
+    (found,) = nodes.dead(structure.plan(net, params, jnp.ones((3, 2))), params).values()
+    assert places(found.into) == [1]
+
+
+# Layers of a random network of five units: the shapes of their parameters, and what they do.
+LAYERS = {
+    "dense": ([(5, 5)], lambda h, w: h @ w),
+    "gate": ([(1, 5)], lambda h, g: h * g),
+    "open gate": ([(1, 5)], lambda h, g: h * (1 + g)),
+    "gate by a product": ([(1, 5)], lambda h, g: jnp.einsum("nc,kc->nc", h, g)),
+    "two images": ([(5, 5), (5, 5), (5,)], lambda h, a, b, c: (h @ a) * (h @ b + c)),
+    "gated stream": ([(5, 5), (1, 5)], lambda h, w, g: h + jax.nn.relu(h @ w) * g),
+    "bias": ([(5,)], lambda h, b: jnp.tanh(h + b)),
+}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_dead_in_random_networks_with_gates_is_removed_exactly(seed):
+    rng = np.random.default_rng(seed)
+    layers = [LAYERS[name] for name in rng.choice(list(LAYERS), 5)]
+    shapes = {f"{i}/{j}": s for i, (some, _) in enumerate(layers) for j, s in enumerate(some)}
+    params = {}
+    for name, shape in {"first": (3, 5), **shapes, "last": (5, 2)}.items():
+        params[name] = rng.normal(size=shape) * (rng.random(shape[-1]) > 0.3)
+        if shape[0] == 5 and len(shape) == 2:
+            params[name] *= rng.random((5, 1)) > 0.15
+
+    def hidden(p, x):
+        h = x @ p["first"]
+        for i, (some, layer) in enumerate(layers):
+            h = layer(h, *(p[f"{i}/{j}"] for j in range(len(some))))
+        return h
+
+    def net(p, x):
+        return hidden(p, x) @ p["last"]
+
+    params = jax.tree.map(jnp.float32, params)
+    x, other = jnp.asarray(rng.normal(size=(2, 7, 3)), jnp.float32)
+    plan = structure.plan(net, params, x)
+    (last,) = [n for n, g in plan.groups.items() if any(m.leaf == "last" for m in g.members)]
+    sent = hidden(params, other)[:, nodes.dead(plan, params)[last].into]
+    assert float(jnp.abs(sent - sent[:1]).max(initial=0)) == 0  # a constant, whatever the input
+    found, expected = removal.remove(plan, params, x), net(params, other)
+    np.testing.assert_allclose(found.function(found.params, other), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_kernel_that_inputs_move_in_a_loop_is_not_in_series():
     shapes = {"stem": (2, 6), "gate": (1, 6), "head": (6, 3)}
     pairs = zip(shapes.items(), jax.random.split(jax.random.key(1), 3), strict=True)
