@@ -2,10 +2,11 @@
 
 python -m experiments.run stochastic_vgg16_short --data-dir DIR
 
-Three epochs of 20,000 images; dense, sampled under L1, and its control by magnitude.
+Three epochs of 20,000 images; six of the nine variants.
 
 Expected: 60.72 % dense, 46.88 % sampled under L1 with 90 % of the weights and a tenth of the
-filters gone, 57.55 % by magnitude with every filter left; five minutes a training on a core.
+filters gone; with every filter left 59.13 % sampled and 57.55 % by magnitude without a penalty,
+60.88 % sampled under L2. Five minutes a training on a core.
 """
 
 from functools import partial
@@ -25,5 +26,13 @@ config = stochastic(
     batch=64,
     sparsities=(0.9,),
     seeds=(0,),
+    only=(
+        "none",
+        "none, sampled",
+        "none, by magnitude",
+        "L1, sampled",
+        "L1, by magnitude",
+        "L2, sampled",
+    ),
     prune_every=20,
 )
