@@ -6,7 +6,7 @@ Three epochs of 20,000 images; six of the nine variants.
 
 Expected: 60.72 % dense, 46.88 % sampled under L1 with 90 % of the weights and a tenth of the
 filters gone; with every filter left 59.13 % sampled and 57.55 % by magnitude without a penalty,
-60.88 % sampled under L2. Five minutes a training on a core.
+60.88 % sampled under L2. Five minutes a training on a core, eight to twelve beside other work.
 """
 
 from functools import partial

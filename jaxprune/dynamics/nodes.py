@@ -2,9 +2,9 @@
 
 A node is a unit of a plan (`structure.plan`): one index of all the axes that are coupled. It is
 *in-dead* when every kernel entry that leads into it is zero, so that it sends a constant; in a
-residual stream all addends must be zero; behind a depthwise kernel it, or what makes its image.
-It is *out-dead* when every entry that leads out of it is zero, whichever layers read it. Dead is
-either of them. A dead node may orphan its neighbours.
+residual stream all addends must be zero; behind a kernel that multiplies index by index, such as
+a depthwise one, it, or what makes its image. It is *out-dead* when every entry that leads out of it
+is zero, whichever layers read it. Dead is either of them. A dead node may orphan its neighbours.
 
 The sources do not define a dead node; these rules are ours, and count as Evci et al., "Rigging the
 lottery", 2020, do when they remove neurons without incoming or outgoing connections.
@@ -58,9 +58,9 @@ def dead(plan: Plan, params: Params, *, where: Where = is_kernel) -> dict[str, N
 
     Returns:
         Group name -> its nodes, for the groups that a kernel leads into or out of. Inputs and
-        outputs of the function are pinned, so that they are no nodes. A depthwise kernel stands in
-        series behind what makes its image: it kills a node alone if nothing reads the node
-        past it, as a residual stream around it does.
+        outputs of the function are pinned, so that they are no nodes. A depthwise kernel, or a
+        gate that is a kernel, stands in series behind what makes its image: it kills a node alone
+        if nothing reads the node past it, as a residual stream around it does.
 
     Raises:
         ValueError: if `params` do not fit the plan.

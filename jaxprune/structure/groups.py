@@ -47,8 +47,8 @@ class Group(NamedTuple):
         size: how many units there are.
         members: the axes that the units run through.
         ways: by which the units reach what reads them, as places in `members`: the parameter that
-            makes them, then those in series behind it (depthwise kernels). A unit sends a constant
-            when each way has a kernel in it that is zero for the unit.
+            makes them, then those in series behind it (depthwise kernels, gates). A unit sends a
+            constant when each way has a kernel in it that is zero for the unit.
         mixed: whether something but a parameter reads the units, as a norm over them does: then a
             unit that no parameter reads still moves the others.
         status: the certificate.

@@ -73,7 +73,7 @@ def product(graph: Graph, left: Value, i: int, right: Value, j: int) -> np.ndarr
     a, b, const = left.axes[i], right.axes[j], (known(left, i), known(right, j))
     if left.fixed != right.fixed:
         return through(graph, a, b, const[1]) if right.fixed else through(graph, b, a, const[0])
-    if left.fixed and np.all(np.abs(const[1]) > 0):  # a number, which the rest of a norm may be
+    if left.fixed and np.all(np.abs(const[1]) > 0):  # as a norm's 1 / sqrt(var + eps): no way
         return a["ways"]
     if left.fixed and np.all(np.abs(const[0]) > 0):
         return b["ways"]
