@@ -23,7 +23,7 @@ SLOT = np.dtype([("id", np.int64), ("const", np.float64), ("ways", np.int64)])
 
 Ways = frozenset[tuple[int, ...]]
 """Ways to one slot. Each lists axes of parameters (by their first slot): the one that makes the
-slot, then those in series behind it (depthwise kernels, gates). A constant if each has a zero one."""
+slot, then those in series behind it (depthwise kernels, gates). All zero somewhere: a constant."""
 
 _LAST = np.int64(2**40)  # ranks of reasons count down from here, so that `maximum` keeps the first
 
