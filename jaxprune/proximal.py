@@ -8,7 +8,7 @@ import optax
 
 from jaxprune._tree import chosen, is_kernel
 from jaxprune._types import Array, Where
-from jaxprune.penalties import PenaltyState, Strength, _check, _moves
+from jaxprune.penalties import PenaltyState, Strength, _check, _is_none, _moves
 
 __all__ = ["soften"]
 
@@ -49,14 +49,14 @@ def soften(
             raise ValueError("`params` is missing; call `optimizer.update(grads, state, params)`.")
         by = strength(state.step) if callable(strength) else strength
 
-        def softened(update: Array, param: Array, penalised: bool) -> Array:
-            if not penalised or not _moves(update):
+        def softened(update: Array | None, param: Array, penalised: bool) -> Array | None:
+            if update is None or not penalised or not _moves(update):
                 return update
             landed = param + update
             moved = update - jnp.asarray(by, update.dtype) * jnp.sign(landed).astype(update.dtype)
             return jnp.where(jnp.abs(landed) > by, moved, -param.astype(update.dtype))
 
-        updates = jax.tree.map(softened, updates, params, chosen(where, params))
+        updates = jax.tree.map(softened, updates, params, chosen(where, params), is_leaf=_is_none)
         return updates, PenaltyState(step=jnp.asarray(optax.safe_increment(state.step)))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -200,14 +200,16 @@ def keep_masked(
 def _erase(updates: Any, params: Params, masks: Masks) -> Any:
     """Let removed entries land on 0, and pass on the updates of the others bit for bit."""
 
-    def erase(update: Array, param: Array, mask: Array) -> Array:
-        if not jnp.issubdtype(param.dtype, jnp.inexact):
+    def erase(update: Array | None, param: Array | None, mask: Array) -> Array | None:
+        if param is None or not jnp.issubdtype(param.dtype, jnp.inexact):
             return update
+        if update is None:  # as optax allows where nothing moves; what is removed lands on 0 too
+            return jnp.where(mask, 0, -param) if mask.ndim else None
         # An update that is coarser than its param could not cancel it.
         dtype = jnp.promote_types(update.dtype, param.dtype)
         return jnp.where(mask, update.astype(dtype), -param.astype(dtype))
 
-    return jax.tree.map(erase, updates, params, masks)
+    return jax.tree.map(erase, updates, params, masks, is_leaf=lambda leaf: leaf is None)
 
 
 def _given(params: Params | None, name: str) -> Params:

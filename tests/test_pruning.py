@@ -13,8 +13,9 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxprune import granularity, masks, moments, penalties, pruning, schedules, scores
+from jaxprune import granularity, masks, moments, penalties, proximal, pruning, schedules, scores
 from jaxprune.allocation import across_leaves, within_leaf
+from jaxprune.dynamics import record_dynamics
 from jaxprune.one_shot import prune, scored
 
 STAIRS = schedules.linear_sparsity(0.75, begin=1, end=5, every=2)
@@ -397,6 +398,20 @@ def test_integer_and_none_leaves_are_left_alone():
     updates, state = tx.update({**params, "w": jnp.zeros((4, 4))}, tx.init(params), params)
     np.testing.assert_array_equal(updates["steps"], params["steps"])
     assert updates["nothing"] is None and state.masks["steps"].shape == ()
+
+
+def test_what_no_gradient_moves_is_pruned_all_the_same():
+    params = {"w": jnp.array([[4.0, 1.0], [2.0, 3.0]]), "frozen": jnp.array([[0.5, 6.0]])}
+    pruner = pruning.prune_gradually(schedules.one_shot_sparsity(0.5))
+    tx = optax.chain(proximal.soften(0.0), record_dynamics(pruner, capacity=1))
+    grads = {"w": jnp.zeros((2, 2)), "frozen": None}
+    updates, state = jax.jit(tx.update)(grads, tx.init(params), params)
+    assert float(state[1].recording.layers["frozen"].sparsity[0]) == 0.5
+    landed = eqx.apply_updates(params, updates)  # Optax's own refuses None
+    np.testing.assert_array_equal(landed["w"], [[4, 0], [0, 3]])
+    np.testing.assert_array_equal(landed["frozen"], [[0, 6]])
+    keep = pruning.keep_masked({"w": jnp.ones((2, 2), bool), "frozen": True})
+    assert keep.update(grads, keep.init(params), params)[0]["frozen"] is None
 
 
 class Pair(NamedTuple):

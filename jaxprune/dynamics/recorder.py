@@ -30,6 +30,7 @@ from jaxprune.dynamics.nodes import closed, dead
 from jaxprune.masks import sparsity as sparsity_of
 from jaxprune.one_shot import Score, needs, prune
 from jaxprune.stochastic.calibration import leaves_of
+from jaxprune.stochastic.transform import _land
 from jaxprune.structure.groups import Group as GroupOfPlan
 from jaxprune.structure.plan import Plan
 
@@ -144,7 +145,7 @@ class _Recorder(NamedTuple):
         updates, held = self.inner.update(updates, state.inner, params, **extra)
         scales = _scales(held, names(weights))
         step = jnp.asarray(optax.safe_increment(state.step))
-        landed = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), weights, updates)
+        landed = jax.tree.map(_land, updates, weights, is_leaf=lambda leaf: leaf is None)
         given = {} if self.score is None else needs(self.score, extra)
 
         def write(old: tuple[Recording, Any]) -> tuple[Recording, Any]:
