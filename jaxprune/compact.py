@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._batch import Axes, axes_of, by_row, symbolic
+from jaxprune._gap import gap
 from jaxprune._tree import map_named, named_leaves
 from jaxprune._types import Params
 from jaxprune.structure.plan import Keep, Plan, digest, plan
@@ -288,9 +289,9 @@ def _compare(found: Any, saved: Any, tolerance: float, why: str) -> None:
     for (name, left), (_, right) in zip(named_leaves(found), named_leaves(saved), strict=True):
         exact = not jnp.issubdtype(right.dtype, jnp.inexact)
         rounding = 0.0 if exact else 16 * float(jnp.finfo(right.dtype).eps)  # above in half only
-        here, there = (np.asarray(leaf, np.complex128) for leaf in (left, right))
-        gap, size = np.abs(here - there).max(initial=0), np.abs(there).max(initial=1e-30)
-        if not gap <= max(tolerance, rounding) * size:
+        apart, size = gap(left, right)
+        if apart > max(tolerance, rounding) * size:
             raise ValueError(
-                f"The outputs {name} reach {size:.1e} and differ by {gap:.1e} from {why}."
+                f"The outputs{' ' * bool(name)}{name} reach {size:.1e} and differ by {apart:.1e}"
+                f" from {why}."
             )

@@ -273,6 +273,86 @@ def test_a_kernel_kills_alone_only_where_every_path_leads_through_it(name):
     assert not np.any(after["head"][0, 0, expected])
 
 
+def lookup(p, x):
+    return jnp.tanh(p["table"][jnp.abs(x).sum(-1).astype(int) % 5] @ p["w0"]) @ p["w1"]
+
+
+MAKERS = {  # of the six nodes, w1 and gate zero node 1, w2 nodes 2 and 3: who is in-dead, out-dead
+    "behind": (lambda p, x: jnp.tanh(x @ p["w1"] + p["table"]) @ p["w2"], [], [2, 3]),
+    "in front": (lambda p, x: jnp.tanh(p["table"] + x @ p["w1"]) @ p["w2"], [], [2, 3]),
+    "joined": (lambda p, x: jnp.concatenate([p["table"], x @ p["w1"]]) @ p["w2"], [], [2, 3]),
+    "tied": (lambda p, x: lookup(p, x) @ p["table"].T, [], []),
+    "gate": (lambda p, x: (p["gate"] * (x @ p["w1"])) @ p["w2"], [1], [2, 3]),
+    "masked": (lambda p, x: (x @ p["w1"]) @ (np.float32([[2, 3]]) * p["w2"]), [1], [2, 3]),
+    "in factors": (lambda p, x: x @ (p["w1"] @ p["w2"]), [1], [2, 3]),
+    "a row for a bias": (lambda p, x: (x @ p["w1"][:, 1:]) @ p["w2"][1:] + p["w2"][0], [0], [1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_who_makes_a_node_and_who_reads_it_is_told_in_any_order(name):
+    fn, into, out = MAKERS[name]
+    shapes = {"table": (5, 6), "gate": (1, 6), "w0": (6, 6), "w1": (6, 6), "w2": (6, 2)}
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    params = {n: jax.random.normal(k, s) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
+    params |= {n: params[n].at[:, 1].set(0) for n in ("gate", "w1")}
+    params["w2"] = params["w2"].at[2:4].set(0)
+    plan = structure.plan(fn, params, X)
+    name = next(n for n in plan.groups if n.split(":")[0] in {"table", "w1"})
+    found = nodes.dead(plan, params)[name]
+    assert (places(found.into), places(found.out)) == (into, out)
+    np.testing.assert_allclose(fn(nodes.closed(plan, params), X), fn(params, X), atol=1e-6)
+    assert removal.remove(plan, params, X).gap < 1e-5
+
+
+def test_towers_that_meet_in_a_product_read_each_other():
+    shapes = {"table": (5, 6), "w1": (6, 6), "w2": (6, 2)}
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {n: jax.random.normal(k, s) for k, (n, s) in zip(keys, shapes.items(), strict=True)}
+    params["w1"] = params["w1"].at[:, 1].set(0)
+
+    def fn(p, x):
+        rows = p["table"][jnp.abs(x).sum(-1).astype(int) % 5]
+        return jnp.sum(rows * (x @ p["w1"]), -1), rows @ p["w2"]
+
+    plan = structure.plan(fn, params, X)
+    assert all(group.mixed for group in plan.groups.values())
+    jax.tree.map(np.testing.assert_array_equal, nodes.closed(plan, params), params)
+
+
+@jax.jit
+def dense(x, kernel, bias):
+    return x @ kernel + bias
+
+
+def equinox_like(p, x):
+    hidden = jax.nn.relu(p["w1"].T @ x + p["b1"])
+    return p["w2"].T @ hidden + p["b2"]
+
+
+HOLDERS = {
+    "behind": lambda p, x: jax.nn.relu(x @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"],
+    "inside a call": lambda p, x: dense(jax.nn.relu(dense(x, p["w1"], p["b1"])), p["w2"], p["b2"]),
+    "a kernel in front": jax.vmap(equinox_like, (None, 0)),
+    "cast and repeated": lambda p, x: (
+        (jax.nn.relu(x @ p["w1"] + p["b1"]) @ p["w2"]).astype(jnp.float32)
+        + jnp.broadcast_to(p["b2"], (5, p["b2"].size))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_the_bias_that_follows_is_found(name, outputs):
+    keys = jax.random.split(jax.random.key(0), 2)
+    params = {"w1": jax.random.normal(keys[0], (6, 8)).at[:, :3].set(0), "b1": jnp.ones(8)}
+    params |= {"w2": jax.random.normal(keys[1], (8, outputs)), "b2": jnp.ones(outputs)}
+    plan = structure.plan(HOLDERS[name], params, X)
+    found = removal.remove(plan, params, X)
+    assert not found.refused and found.gap < 1e-5
+    assert [places(~keep) for keep in found.keep.values()] == [[0, 1, 2]]
+
+
 def test_an_image_that_is_constant_lets_the_other_one_through():
     shapes = {"moves": (2, 4), "stays": (2, 4), "bias": (4,), "head": (4, 3)}
     pairs = zip(shapes.items(), jax.random.split(jax.random.key(1), 4), strict=True)

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprune._tree import named_leaves
+from jaxprune._gap import gap
 from jaxprune._types import Params
 from jaxprune.dynamics.nodes import dead
 from jaxprune.structure.fold import Standing, fold
 from jaxprune.structure.plan import Plan
-from jaxprune.structure.products import depthwise, products, summed
+from jaxprune.structure.products import depthwise, operands, products
 from jaxprune.structure.rules.elementwise import known
 from jaxprune.structure.shrink import shrink, verify
-from jaxprune.structure.trace import walk
+from jaxprune.structure.trace import numbers, walk
 
 __all__ = ["Removal", "constants", "remove"]
 
@@ -48,7 +48,7 @@ def constants(plan: Plan, params: Params, *args: Any, **kwargs: Any) -> dict[str
         array([2., 0.])
     """
     into = {name: np.asarray(nodes.into) for name, nodes in dead(plan, params).items()}
-    leaves = {name: np.asarray(leaf) for name, leaf in named_leaves(params)}
+    leaves = {name: np.asarray(leaf) for name, leaf in numbers(params).items()}
     gone = {
         (m.leaf, m.axis): m.indices[into[name]].ravel()
         for name in into
@@ -64,8 +64,8 @@ def constants(plan: Plan, params: Params, *args: Any, **kwargs: Any) -> dict[str
     sent: dict[int, float] = {}
     # What a depthwise kernel reads goes on as the same node: what that sends is what counts.
     for step in (step for _, step in products(traced.tape) if not depthwise(step)):
-        image = step.ins[0]
-        for i, _ in summed(step):
+        image, _, pairs = operands(step)
+        for i, _ in pairs:
             roots = traced.graph.find(image.axes[i]["id"])
             values = zip(roots.tolist(), known(image, i).tolist(), strict=True)
             sent |= {root: c for root, c in values if c == c}
@@ -98,7 +98,7 @@ class Removal(NamedTuple):
     gap: float
 
 
-def remove(plan: Plan, params: Params, *args: Any) -> Removal:
+def remove(plan: Plan, params: Params, *args: Any, **kwargs: Any) -> Removal:
     """Remove every dead node that can be removed exactly, constants folded into later biases.
 
     Round by round: the nodes that die with the others go in the next round.
@@ -107,6 +107,7 @@ def remove(plan: Plan, params: Params, *args: Any) -> Removal:
         plan: of the function, with its function.
         params: concrete parameters, zeros among them.
         *args: real inputs, on which the networks are compared.
+        **kwargs: real inputs by keyword.
 
     Returns:
         The smaller network.
@@ -122,22 +123,22 @@ def remove(plan: Plan, params: Params, *args: Any) -> Removal:
         due = {name: units for name, units in due.items() if units.any()}
         if not due:
             break
-        now, keep, left = _folded(plan, now, keep, due, args)
+        now, keep, left = _folded(plan, now, keep, due, (args, kwargs))
         refused = {name: held | _none(held, left.get(name)) for name, held in refused.items()}
     stay = {n: int((f & keep[n]).sum()) for n, f in found.items() if (f & keep[n]).any()}
     small_fn, small_params = shrink(plan, now, keep)
-    gap = verify(plan, now, keep, *args) + _gap(plan, params, now, args)
-    return Removal(small_fn, small_params, keep, stay, gap)
+    apart = verify(plan, now, keep, *args, **kwargs) + _moved(plan, params, now, (args, kwargs))
+    return Removal(small_fn, small_params, keep, stay, apart)
 
 
 def _folded(
-    plan: Plan, now: Params, keep: Keep, units: dict[str, np.ndarray], args: Any
+    plan: Plan, now: Params, keep: Keep, units: dict[str, np.ndarray], inputs: Any
 ) -> tuple[Params, Keep, dict[str, np.ndarray]]:
     """Fold units away; only what stands in the way stays: by name, or found halve by halve."""
     without = {n: stays & ~units[n] if n in units else stays for n, stays in keep.items()}
     stand: dict[str, np.ndarray] = {}
     try:
-        return fold(plan, now, without, *args), without, {}
+        return fold(plan, now, without, *inputs[0], **inputs[1]), without, {}
     except Standing as standing:
         stand = standing.units
     except ValueError:
@@ -148,7 +149,7 @@ def _folded(
     if not parts:
         return now, keep, units
     for part in parts:
-        now, keep, left = _folded(plan, now, keep, part, args)
+        now, keep, left = _folded(plan, now, keep, part, inputs)
         held = {n: flags | _none(flags, left.get(n)) for n, flags in held.items()}
     return now, keep, held
 
@@ -181,7 +182,8 @@ def _spared(plan: Plan, stays: np.ndarray, units: np.ndarray) -> np.ndarray:
     return spared
 
 
-def _gap(plan: Plan, params: Params, now: Params, args: Any) -> float:
-    fn = jax.jit(plan.function)
-    pairs = zip(*(jax.tree.leaves(fn(p, *args)) for p in (params, now)), strict=True)
-    return max((float(np.max(np.abs(a - b), initial=0.0)) for a, b in pairs), default=0.0)
+def _moved(plan: Plan, params: Params, now: Params, inputs: Any) -> float:
+    """Return how far folding has moved the outputs."""
+    fn, (args, kwargs) = jax.jit(plan.function), inputs
+    pairs = zip(*(jax.tree.leaves(fn(p, *args, **kwargs)) for p in (params, now)), strict=True)
+    return max((gap(a, b)[0] for a, b in pairs), default=0.0)

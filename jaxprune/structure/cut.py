@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxprune.structure.graph import Graph, Step, Tape, Value
+from jaxprune.structure.graph import Graph, Step, Tape
+from jaxprune.structure.values import Value
 
 __all__ = ["Cut"]
 

@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune._tree import map_named, named_leaves
+from jaxprune._gap import gap
+from jaxprune._tree import map_named
 from jaxprune._types import Params
-from jaxprune.structure.graph import Graph, Step, Tape, Value
+from jaxprune.structure.graph import Graph, Step, Tape
 from jaxprune.structure.plan import Keep, Kept, Plan, checked_params, kept_indices
-from jaxprune.structure.products import depthwise, products, summed
+from jaxprune.structure.products import depthwise, operands, products
 from jaxprune.structure.rules.elementwise import known
-from jaxprune.structure.trace import Traced, walk
-from jaxprune.structure.units import masks
+from jaxprune.structure.trace import Traced, numbers, walk
+from jaxprune.structure.units import masked
+from jaxprune.structure.values import Value
 
 __all__ = ["Standing", "fold"]
 
@@ -71,7 +73,7 @@ def fold(
     """
     checked_params(plan, params)
     kept = kept_indices(plan, keep)
-    leaves = {name: np.asarray(leaf) for name, leaf in named_leaves(params)}
+    leaves = {name: np.asarray(leaf) for name, leaf in numbers(params).items()}
     traced = walk(plan.function, params, args, kwargs, held=_Held(leaves, kept))
     folding = _Folding(traced, leaves, _gone(traced, kept), borders, [])
     offsets = folding.offsets()
@@ -79,13 +81,9 @@ def fold(
         stand = np.concatenate([refusal.classes for refusal in folding.refused])
         raise Standing(str(folding.refused[0]), _units(plan, traced, stand))
     moved = map_named(
-        lambda name, leaf: leaf + jnp.asarray(offsets.get(name, 0), leaf.dtype), params
+        lambda n, leaf: leaf + jnp.asarray(offsets[n], leaf.dtype) if n in offsets else leaf, params
     )
-    folded = jax.tree.map(
-        lambda leaf, mask: jnp.where(mask, leaf, jnp.zeros((), leaf.dtype)) if leaf.ndim else leaf,
-        moved,
-        masks(plan, params, keep),
-    )
+    folded = masked(plan, moved, keep)
     if not borders:
         _compare(plan, params, folded, args, kwargs, max(tolerance, 16 * _coarsest(traced.tape)))
     return folded
@@ -134,7 +132,7 @@ class _Folding(NamedTuple):
         found: dict[str, np.ndarray] = {}
         solved = set()
         for tape, step in products(self.traced.tape):
-            solved.add(self.traced.graph.where(step.eqn))
+            solved.add(self._where(step))
             try:
                 name, sent = self._taken(tape, step)
             except _Refusal as refusal:  # what else stands in the way is looked for as well
@@ -161,10 +159,9 @@ class _Folding(NamedTuple):
 
     def _sent(self, step: Step) -> tuple[np.ndarray | None, np.ndarray]:
         """Return what the removed slots add to the sum of a product, and the slots' classes."""
-        image, kernel = step.ins
-        pairs = summed(step)
+        image, kernel, pairs = operands(step)
         touched = [(i, j) for i, j in pairs if self._removed(image.axes[i]).any()]
-        here = self.traced.graph.where(step.eqn)
+        here = self._where(step)
         sent, classes = None, np.zeros(0, np.int64)
         for i, j in touched:
             away = self._removed(image.axes[i])
@@ -192,7 +189,7 @@ class _Folding(NamedTuple):
         self, const: np.ndarray, kernel: Value, axis: int, summed: list[int], here: str
     ) -> np.ndarray:
         name, order = self._leaf(kernel)
-        if name is None:
+        if not name or len(order) < len(kernel.axes):
             raise ValueError(f"The kernel of {here} is no parameter; keep the removed unit.")
         weights = np.transpose(self.leaves[name], order).astype(np.float64)
         weights = weights * const.reshape([-1 if a == axis else 1 for a in range(weights.ndim)])
@@ -200,37 +197,45 @@ class _Folding(NamedTuple):
 
     def _bias(self, tape: Tape, step: Step, shape: tuple[int, ...]) -> tuple[str, int]:
         """Find the parameter that is added to, or subtracted from, an output; alone."""
-        (out,) = step.eqn.outvars
-        users = [s for s in tape.steps if any(var is out for var in s.eqn.invars)]
-        if len(users) == 1 and users[0].eqn.primitive.name in {"add", "sub"}:
-            (user,) = users
+        out, user = _user(tape, step)
+        while user and user.eqn.primitive.name in {"transpose", "convert_element_type"}:
+            out, user = _user(tape, user)
+        if user and user.eqn.primitive.name in {"add", "sub"}:
             first = user.eqn.invars[0] is out
-            long = [axis for axis in user.ins[int(first)].axes if len(axis) > 1]
-            name, _ = self._leaf(Value(tuple(long)))
+            name, _ = self._leaf(user.ins[int(first)])
             subtracted = user.eqn.primitive.name == "sub"
             if name and self.leaves[name].shape == shape and (first or not subtracted):
                 return name, -1 if subtracted else 1
-        here = self.traced.graph.where(step.eqn)
+        here = self._where(step)
         raise ValueError(
             f"No bias follows {here}, to hold what a removed unit sends; keep the unit."
         )
 
-    def _leaf(self, value: Value) -> tuple[str | None, list[int]]:
-        """Find the parameter whose axes, in some order, are those of a value."""
-        firsts = [tuple(axis["id"]) for axis in value.axes]
-        for name, own in self.traced.leaves.items():
-            mine = [tuple(axis["id"]) for axis in own.axes]
-            if firsts and sorted(mine) == sorted(firsts):
-                return name, [mine.index(first) for first in firsts]
-        return None, []
+    def _leaf(self, value: Value) -> tuple[str, list[int]]:
+        """Find the parameter that a value is, and its axes in their order there; or no name."""
+        own = self.traced.leaves.get(value.source, Value(()))
+        mine = [tuple(axis["id"]) for axis in own.axes]
+        order = [mine.index(tuple(a["id"])) for a in value.axes if tuple(a["id"]) in mine]
+        return (value.source, order) if mine and sorted(order) == [*range(len(mine))] else ("", [])
+
+    def _where(self, step: Step) -> str:
+        return self.traced.graph.where(step.eqn, step.place)
 
     def _removed(self, axis: np.ndarray) -> np.ndarray:
         return np.isin(self.traced.graph.find(axis["id"]), self.gone)
 
 
+def _user(tape: Tape, step: Step) -> tuple[Any, Step | None]:
+    """Return the output of a step, and the step that takes it; None where several do."""
+    (out,) = step.eqn.outvars
+    users = [s for s in tape.steps if any(var is out for var in s.eqn.invars)]
+    alone = len(users) == 1 and all(var is not out for var in tape.jaxpr.outvars)
+    return out, users[0] if alone else None
+
+
 def _zero(step: Step, i: int, j: int) -> np.ndarray:
     """Say of each slot of an image's summed axis whether the kernel takes nothing from it."""
-    image, kernel = step.ins
+    image, kernel, _ = operands(step)
     groups, axis = step.eqn.params.get("feature_group_count", 1), known(kernel, j)
     if depthwise(step):
         axis = known(kernel, step.eqn.params["dimension_numbers"].rhs_spec[0])
@@ -281,11 +286,10 @@ def _compare(
 ) -> None:
     fn = jax.jit(plan.function)
     before, after = (jax.tree.leaves(fn(p, *args, **kwargs)) for p in (params, folded))
-    for pair in zip(before, after, strict=True):
-        left, right = (np.asarray(leaf, np.complex128) for leaf in pair)  # holds every real too
-        gap, size = np.max(np.abs(left - right), initial=0), np.max(np.abs(left), initial=1e-30)
-        if left.shape and not gap <= tolerance * size:
+    for pair in zip(after, before, strict=True):
+        apart, size = gap(*pair)
+        if pair[0].shape and apart > tolerance * size:
             raise ValueError(
-                f"The folded function differs by {gap:.1e} where outputs reach {size:.1e}: some"
+                f"The folded function differs by {apart:.1e} where outputs reach {size:.1e}: some"
                 " removed unit is not dead or a bias is shared; keep such units."
             )

@@ -16,39 +16,28 @@ from jax.core import Tracer
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 
-__all__ = ["SLOT", "Graph", "Rule", "Step", "Tape", "Value", "Ways", "open_jaxpr", "pin_all"]
+from jaxprune.structure.values import SLOT, Value, Ways
 
-SLOT = np.dtype([("id", np.int64), ("const", np.float64), ("ways", np.int64)])
-"""One index of one axis: its identity, what the value holds there once it is removed, its ways."""
+__all__ = ["Graph", "Rule", "Step", "Tape", "open_jaxpr", "pin_all"]
 
-Ways = frozenset[tuple[int, ...]]
-"""Ways to one slot. Each lists axes of parameters (by their first slot): the one that makes the
-slot, then those in series behind it (depthwise kernels, gates). All zero somewhere: a constant."""
+_SAME = frozenset(
+    """
+    broadcast_in_dim convert_element_type copy copy_p reshape sharding_constraint squeeze transpose
+    """.split()
+)
+"""Primitives that hand on the entries of their operand."""
 
 _LAST = np.int64(2**40)  # ranks of reasons count down from here, so that `maximum` keeps the first
 
 
-class Value(NamedTuple):
-    """What is known of one array: a record array of `SLOT` for each axis, and its constant.
-
-    Attributes:
-        axes: one record array an axis, as long as the axis.
-        const: what every entry holds, where that is known for any input; NaN otherwise.
-        fixed: whether it is made of parameters and constants alone, whatever the inputs are.
-    """
-
-    axes: tuple[np.ndarray, ...]
-    const: float = np.nan
-    fixed: bool = False
-
-
 class Step(NamedTuple):
-    """One equation as it was met: what came in, what went out, and the jaxprs run inside."""
+    """One equation as it was met: what came in, what went out, the jaxprs run inside; and where."""
 
     eqn: Any
     ins: list[Value]
     outs: list[Value]
     inner: tuple["Tape", ...]
+    place: str
 
 
 class Tape(NamedTuple):
@@ -82,10 +71,10 @@ class Graph:
         doubts: `(ids, text, foldable)`: slots whose removal changes the result of an equation.
         unknown: the primitives without a rule, each with its place in the user's code.
         uses: the order in which axes (by their first slot) first met an equation.
-        summed: the axes (by their first slot) that a product sums over.
+        summed: the axes of parameters (by their first slot) that a product sums over.
         ways: all the sets of ways that slots have, by the number in the slot; 0 is the empty one.
-        reads: the axes that something depends on beyond their own slots, each with the axis that it
-            is multiplied along, if any.
+        reads: the axes that something depends on beyond their own slots.
+        mixes: those on which something other than the product with a parameter depends.
         deriving: whether the walk is inside the derivative of a `jax.custom_jvp`.
         derivatives: those traced so far, by the identity of their equation: JAX shares it between
             calls of one shape.
@@ -99,7 +88,8 @@ class Graph:
         self.uses: dict[int, int] = {}
         self.summed: set[int] = set()
         self.ways: list[Ways] = [frozenset()]
-        self.reads: list[tuple[np.ndarray, np.ndarray | None]] = []
+        self.reads: list[np.ndarray] = []
+        self.mixes: list[np.ndarray] = []
         self.deriving = False
         self.derivatives: dict[int, Any] = {}
         self._numbers: dict[Ways, int] = {frozenset(): 0}
@@ -207,10 +197,10 @@ class Graph:
         if len(axis) == 1 and not self.pinned(axis).all():
             self.pin([axis], f"taken alone by {self.where(eqn)}")
 
-    def where(self, eqn: Any) -> str:
+    def where(self, eqn: Any, place: str | None = None) -> str:
         """Name an equation as a person would look for it: primitive, module, line of code."""
         scope = str(eqn.source_info.name_stack)
-        place = self._place or _line(eqn)
+        place = (self._place if place is None else place) or _line(eqn)
         return f"`{eqn.primitive.name}`" + f" in {scope}" * bool(scope) + f" at {place}"
 
     def run(self, jaxpr: Any, ins: Sequence[Value]) -> Tape:
@@ -246,12 +236,14 @@ class Graph:
         outs = rule.couple(self, eqn, *ins) if rule else self._unknown(eqn, ins)
         if all(value.fixed for value in ins):
             outs = [out._replace(fixed=True) for out in outs]
+        if eqn.primitive.name in _SAME:
+            outs = [out._replace(source=ins[0].source) for out in outs]
         inner, self._tapes = tuple(self._tapes), outer
         if not inner:
             for axis in (axis for value in ins for axis in value.axes if len(axis)):
                 self.uses.setdefault(int(axis["id"][0]), len(self.uses))
         env.update(zip(eqn.outvars, outs, strict=True))
-        return Step(eqn, ins, outs, inner)
+        return Step(eqn, ins, outs, inner, self._place)
 
     def _read(self, var: Any, env: dict[Any, Value]) -> Value:
         return _constant(self, var.val) if isinstance(var, Literal) else env[var]

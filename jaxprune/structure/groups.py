@@ -5,8 +5,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxprune.structure.graph import SLOT, Graph
+from jaxprune.structure.graph import Graph
 from jaxprune.structure.trace import Traced
+from jaxprune.structure.values import SLOT
 
 __all__ = ["Group", "Member", "Pinned", "Status", "collect"]
 
@@ -25,7 +26,8 @@ class Member(NamedTuple):
         leaf: the parameter's name.
         axis: the axis.
         indices: int array of shape (units, k): the k indices along the axis of each unit.
-        consumes: whether a product sums over this axis (else the parameter makes the unit).
+        consumes: whether a product sums over this axis, so that it reads the units. Else the
+            parameter makes them; a tied one may do both, as `Group.ways` tells.
     """
 
     leaf: str
@@ -95,7 +97,7 @@ def collect(traced: Traced) -> tuple[dict[str, Group], tuple[Pinned, ...]]:
     )
     table = _rows(graph, [slots for _, _, slots in axes])
     bad, read = _doubted(graph), _read(graph)
-    mixed = _mixing(graph, {_first(slots) for _, _, slots in axes})
+    mixed = _mixing(graph)
     groups: dict[str, Group] = {}
     for roots, parts in sorted(_alike(table), key=lambda g: _order(g, axes, graph)):
         if len(roots) < 2:
@@ -183,7 +185,7 @@ def _read(graph: Graph) -> dict[int, set[int]]:
     """Map each class to the ways by which it comes to whatever reads it: the sets' numbers."""
     read: dict[int, set[int]] = {}
     if graph.reads:
-        slots = np.concatenate([axis for axis, _ in graph.reads])
+        slots = np.concatenate(graph.reads)
         slots = slots[(slots["ways"] > 0) & ~graph.pinned(slots)]
         roots, many = graph.find(slots["id"]), len(graph.ways)
         for pair in np.unique(roots * many + slots["ways"]).tolist():
@@ -191,21 +193,16 @@ def _read(graph: Graph) -> dict[int, set[int]]:
     return read
 
 
-def _mixing(graph: Graph, parameters: set[int]) -> np.ndarray:
+def _mixing(graph: Graph) -> np.ndarray:
     """Return the classes that are read other than by the product with a parameter."""
-    alone = [
-        axis
-        for axis, other in graph.reads
-        if len(axis) and (other is None or parameters.isdisjoint({_first(axis), _first(other)}))
-    ]
-    slots = np.concatenate(alone) if alone else np.zeros(0, SLOT)
+    slots = np.concatenate([np.zeros(0, SLOT), *graph.mixes])
     return np.unique(graph.find(slots["id"][~graph.pinned(slots)]))
 
 
 def _ways(traced: Traced, members: list[Member], read: set[int]) -> tuple[tuple[int, ...], ...]:
-    """Tell the ways to a group by places in its members; a reader's own axis is no way to it."""
+    """Tell the ways to a group by places in its members."""
     firsts = [_first(traced.leaves[m.leaf].axes[m.axis]) for m in members]
-    place = {first: n for n, first in enumerate(firsts) if not members[n].consumes}
+    place = {first: n for n, first in enumerate(firsts)}
     ways = {way for number in read for way in traced.graph.ways[number] if way[0] in place}
     return tuple(sorted({tuple(place[first] for first in way if first in place) for way in ways}))
 

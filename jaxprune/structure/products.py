@@ -1,8 +1,9 @@
-"""The matrix products and convolutions on a tape, and the axes that they sum over."""
+"""The matrix products and convolutions on a tape: which operand is the image, which the kernel."""
 
 from jaxprune.structure.graph import Step, Tape
+from jaxprune.structure.values import Value
 
-__all__ = ["depthwise", "products", "summed"]
+__all__ = ["depthwise", "operands", "products"]
 
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
 
@@ -20,21 +21,22 @@ def products(tape: Tape) -> list[tuple[Tape, Step]]:
     return found + [pair for step in tape.steps for t in step.inner[:1] for pair in products(t)]
 
 
-def summed(step: Step) -> list[tuple[int, int]]:
-    """Pair the axes of image and kernel that a product sums over; a window pairs with its space.
+def operands(step: Step) -> tuple[Value, Value, list[tuple[int, int]]]:
+    """Tell image and kernel of a product apart, and pair the axes that it sums over.
 
     Args:
         step: one of `products`.
 
     Returns:
-        Pairs (axis of the first operand, axis of the second).
+        Image; kernel, the operand that no input moves, where the two differ; pairs (axis of the
+        image, axis of the kernel). The window of a convolution pairs with the space.
     """
-    numbers = step.eqn.params["dimension_numbers"]
-    if step.eqn.primitive.name == "dot_general":
-        return list(zip(*numbers[0], strict=True))
-    _, *image = numbers.lhs_spec
-    _, *kernel = numbers.rhs_spec
-    return list(zip(image, kernel, strict=True))
+    (left, right), numbers = step.ins, step.eqn.params["dimension_numbers"]
+    if step.eqn.primitive.name != "dot_general":
+        return left, right, list(zip(numbers.lhs_spec[1:], numbers.rhs_spec[1:], strict=True))
+    if left.fixed and not right.fixed:
+        return right, left, list(zip(*numbers[0][::-1], strict=True))
+    return left, right, list(zip(*numbers[0], strict=True))
 
 
 def depthwise(step: Step) -> bool:

@@ -1,6 +1,7 @@
 """The smaller function and its parameters, and the proof by numbers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxprune._gap import gap
 from jaxprune._tree import map_named, names
 from jaxprune._types import Params
 from jaxprune.structure.cut import Cut
 from jaxprune.structure.plan import Keep, Kept, Plan, checked_params, kept_indices
 from jaxprune.structure.trace import Traced, walk
 from jaxprune.structure.trees import survivors
-from jaxprune.structure.units import masks
+from jaxprune.structure.units import masked
 
 __all__ = ["shrink", "verify"]
 
@@ -87,18 +89,13 @@ def verify(plan: Plan, params: Params, keep: Keep, *args: Any, **kwargs: Any) ->
     Returns:
         The largest absolute difference between the outputs of the function at masked parameters
         and those of the smaller function (new values of parameters are compared where they are
-        left). NaN in both places counts as equal.
+        left). NaN, or the same infinity, in both places counts as equal; in one, as infinite.
 
     Raises:
         ValueError: as `shrink`.
     """
     small_fn, small_params = shrink(plan, params, keep)
-    masked = jax.tree.map(
-        lambda leaf, mask: jnp.where(mask, leaf, jnp.zeros((), leaf.dtype)) if leaf.ndim else leaf,
-        params,
-        masks(plan, params, keep),
-    )
-    wide = jax.jit(plan.function)(masked, *args, **kwargs)
+    wide = jax.jit(plan.function)(masked(plan, params, keep), *args, **kwargs)
     small = jax.jit(small_fn)(small_params, *args, **kwargs)
     owners = walk(plan.function, params, args, kwargs).outs
     kept = kept_indices(plan, keep)
@@ -107,9 +104,7 @@ def verify(plan: Plan, params: Params, keep: Keep, *args: Any, **kwargs: Any) ->
         owners, jax.tree.leaves(wide), jax.tree.leaves(small), strict=True
     ):
         left = left if name is None else survivors(plan, kept, name, left)
-        gap = np.abs(np.asarray(left, np.float64) - np.asarray(right, np.float64))
-        same = np.isnan(np.asarray(left, np.float64)) & np.isnan(np.asarray(right, np.float64))
-        worst = max(worst, float(np.max(np.where(same, 0.0, gap), initial=0.0)))
+        worst = max(worst, gap(left, right)[0])
     return worst
 
 
@@ -117,7 +112,7 @@ def _prepare(
     plan: Plan, kept: Kept, small_params: Params, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Traced, Cut]:
     """Walk the function at the full parameter shapes and mark what goes."""
-    full = map_named(lambda n, leaf: jax.ShapeDtypeStruct(plan.shapes[n], leaf.dtype), small_params)
+    full = map_named(partial(_whole, plan), small_params)
     traced = walk(plan.function, full, args, kwargs)
     gone, stay = _sides(traced, kept)
     roots = np.intersect1d(traced.graph.find(gone), traced.graph.find(stay))
@@ -131,6 +126,12 @@ def _prepare(
             " flags (training or not) as they are used."
         )
     return traced, Cut(traced.graph, gone)
+
+
+def _whole(plan: Plan, name: str, leaf: Any) -> jax.ShapeDtypeStruct:
+    """Return a parameter of full shape; as weak a type as it has, or results would widen."""
+    weak = getattr(leaf, "weak_type", False)
+    return jax.ShapeDtypeStruct(plan.shapes[name], leaf.dtype, weak_type=weak)
 
 
 def _sides(traced: Traced, kept: Kept) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,7 @@
 """From a function to its tape: trace it, give every parameter its slots, walk the jaxpr."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,10 +11,11 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from jaxprune._tree import names
-from jaxprune.structure.graph import Graph, Tape, Value, open_jaxpr
+from jaxprune.structure.graph import Graph, Tape, open_jaxpr
 from jaxprune.structure.rules import TABLE
+from jaxprune.structure.values import Value
 
-__all__ = ["Traced", "arrays", "walk"]
+__all__ = ["Traced", "arrays", "numbers", "walk"]
 
 
 class Traced(NamedTuple):
@@ -67,11 +70,13 @@ def walk(
     jaxpr, consts = open_jaxpr(closed)
     jaxpr, inputs = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
     graph = Graph(TABLE)
-    leaves = {n: _leaf(graph, leaf, protected=n in protected) for n, leaf in own.items()}
+    leaves = {n: _leaf(graph, n, leaf, protected=n in protected) for n, leaf in own.items()}
     if held is not None:
-        _hold(leaves, held)
+        for name in numbers(params):
+            for a, axis in enumerate(leaves[name].axes):
+                axis["const"] = held(name, a)
     others = jax.tree.leaves((tuple(args), dict(kwargs)))
-    rest = [graph.value(jnp.shape(x), pin="an input of the function") for x in others]
+    rest = [_input(graph, x) for x in others]
     ins = [*leaves.values(), *rest]
     for value, used in zip(leaves.values(), inputs, strict=False):
         if not used:
@@ -98,6 +103,9 @@ def arrays(params: Any, what: str = "params") -> dict[str, Any]:
         ValueError: naming a leaf that is no array, such as a Python number.
     """
     found = dict(zip(names(params), jax.tree.leaves(params), strict=True))
+    if len(found) < len(jax.tree.leaves(params)):
+        twice = [name for name, count in Counter(names(params)).items() if count > 1]
+        raise ValueError(f"Two leaves are called {twice[0]!r}; rename one, so that they differ.")
     for name, leaf in found.items():
         if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
             raise ValueError(
@@ -107,10 +115,10 @@ def arrays(params: Any, what: str = "params") -> dict[str, Any]:
     return found
 
 
-def _hold(leaves: dict[str, Value], held: Callable[[str, int], np.ndarray]) -> None:
-    for name, value in leaves.items():
-        for a, axis in enumerate(value.axes):
-            axis["const"] = held(name, a)
+def numbers(params: Any) -> dict[str, Any]:
+    """Return the parameters that are numbers, and no PRNG keys, by their names."""
+    extended = jax.dtypes.extended
+    return {n: x for n, x in arrays(params).items() if not jnp.issubdtype(x.dtype, extended)}
 
 
 def _settle(graph: Graph, output: Value, parameter: Value | None) -> None:
@@ -120,7 +128,7 @@ def _settle(graph: Graph, output: Value, parameter: Value | None) -> None:
         return
     for axis, own in zip(output.axes, parameter.axes, strict=True):
         graph.unite(axis, own)
-        graph.reads.append((axis, own))
+        graph.reads.append(axis)
 
 
 class _Closed(NamedTuple):
@@ -151,15 +159,22 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["no message"])[0]
 
 
-def _leaf(graph: Graph, leaf: Any, *, protected: bool) -> Value:
+def _leaf(graph: Graph, name: str, leaf: Any, *, protected: bool) -> Value:
     """Give a parameter its slots: each is zero once it is removed."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        return graph.value(leaf.shape, pin="not numbers")
-    value = Value(tuple(graph.slots(n, const=0.0, held=True) for n in leaf.shape), fixed=True)
+        return graph.value(leaf.shape, pin="not numbers")._replace(fixed=True)
+    axes = tuple(graph.slots(n, const=0.0, held=True) for n in leaf.shape)
+    value = Value(axes, fixed=True, source=name)
     graph.pin([axis for axis in value.axes if len(axis) < 2], "an axis of length 1")
     if protected:
         graph.pin(value.axes, "protected by the caller")
     return value
+
+
+def _input(graph: Graph, x: Any) -> Value:
+    """Pin an input; a key decides what is drawn, but nothing of it runs along an axis."""
+    key = jnp.issubdtype(getattr(x, "dtype", np.float32), jax.dtypes.prng_key)
+    return graph.value(jnp.shape(x), pin="an input of the function")._replace(fixed=key)
 
 
 def _new_values(outputs: Any, params: Any) -> list[str | None]:
@@ -167,7 +182,8 @@ def _new_values(outputs: Any, params: Any) -> list[str | None]:
 
     An output is the new value of a parameter when the last parts of its path spell the whole path
     of the parameter (with or without a leading collection name), at least one part is a word,
-    and the shapes are the same: the `batch_stats` that `apply(..., mutable=...)` returns.
+    and the shapes are the same: the `batch_stats` that `apply(..., mutable=...)` returns, or the
+    gradients.
     """
     shapes = {
         name: leaf.shape for name, leaf in zip(names(params), jax.tree.leaves(params), strict=True)
@@ -175,9 +191,7 @@ def _new_values(outputs: Any, params: Any) -> list[str | None]:
     matched: list[str | None] = []
     for path, leaf in zip(names(outputs), jax.tree.leaves(outputs), strict=True):
         parts = path.split("/")
-        tails = ["/".join(parts[i:]) for i in range(1, len(parts))]
-        fits = [
-            t for t in tails if shapes.get(t) == leaf.shape and not t.replace("/", "").isdigit()
-        ]
+        tails = ["/".join(parts[i:]) for i in range(len(parts))]
+        fits = [t for t in tails if shapes.get(t) == leaf.shape and re.search(r"[^/\d]", t)]
         matched.append(fits[0] if fits else None)
     return matched

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,7 +19,7 @@ from jaxprune.structure.groups import Group, Member
 from jaxprune.structure.plan import Keep, Plan, checked_params, kept_indices
 from jaxprune.structure.trees import owner
 
-__all__ = ["alive", "groups", "keep_top", "masks", "pool"]
+__all__ = ["alive", "groups", "keep_top", "masked", "masks", "pool"]
 
 
 def _is_wide(path: str, leaf: Any) -> bool:
@@ -148,12 +149,22 @@ def masks(plan: Plan, params: Params, keep: Keep) -> Masks:
     return map_named(lambda name, leaf: _mask(kept.get(name, {}), leaf), params)
 
 
+def masked(plan: Plan, params: Params, keep: Keep) -> Params:
+    """Return the parameters with the removed units set to zero; the other leaves as they are."""
+
+    def hide(leaf: Array, mask: Array) -> Array:
+        return jnp.where(mask, leaf, jnp.zeros((), leaf.dtype)) if mask.ndim else leaf
+
+    return jax.tree.map(hide, params, masks(plan, params, keep))
+
+
 def alive(plan: Plan, params: Params, *, where: Where = _is_wide) -> dict[str, np.ndarray]:
     """Say which units are still there in a network that has been pruned in any way.
 
     A unit is alive if it is made of something and read by something: if some chosen leaf that
-    makes it has an entry there that is not zero, and some chosen leaf that sums over it has. What
-    makes a unit may leave a bias behind: `fold` moves it on, or `verify` tells what is lost.
+    makes it has an entry there that is not zero, and some chosen leaf that sums over it has, or
+    something else reads it (`Group.mixed`). What makes a unit may leave a bias behind: `fold` moves
+    it on, or `verify` tells what is lost.
 
     Args:
         plan: the plan.
@@ -187,7 +198,8 @@ def alive(plan: Plan, params: Params, *, where: Where = _is_wide) -> dict[str, n
                 for m in group.members
                 if m.leaf in leaves and m.consumes == consumes
             ]
-            there &= np.any(sides, axis=0) if sides else True
+            # What something other than a parameter reads, too, no parameter alone can leave unread.
+            there &= np.any(sides, axis=0) if sides and not (consumes and group.mixed) else True
         order = np.argsort(~there, kind="stable")
         count = min(-(-max(int(there.sum()), 1) // plan.round_to) * plan.round_to, group.size)
         there[order[:count]] = True

@@ -84,6 +84,14 @@ INEXACT = {
         lambda p, x: x * (1 + (-((x @ p["p0"]) ** 2) - p["p1"] ** 2).max(-1)[:, None]),
         (6,),
     ),
+    "looked up out of bounds": (
+        lambda p, x: jnp.take(x @ p["p0"] * p["p1"], jnp.array([1, 9]), 0, fill_value=2.0).sum(-1),
+        (6,),
+    ),
+    "bits that all share": (
+        lambda p, x: jnp.bitwise_and.reduce(jnp.where(x @ p["p0"] * p["p1"] > 0, 3, 5), axis=-1),
+        (6,),
+    ),
 }
 
 
@@ -94,6 +102,16 @@ def test_inexact_removal_names_its_equation_and_differs(name):
     assert group.status == "inexact"
     assert any("`reduce_" in reason and "test_structure.py" in reason for reason in group.because)
     assert difference > 1e-3
+
+
+def test_what_is_not_there_to_look_up_is_nan_on_both_sides():
+    def fn(p, rows):
+        return jnp.take(p["table"], rows, axis=0).sum(-1)
+
+    params, rows = {"table": jnp.ones((8, 6))}, jnp.array([1, 9])
+    plan = structure.plan(fn, params, rows)
+    assert plan.groups["table:1"].status == "exact"
+    assert structure.verify(plan, params, {"table:1": np.arange(6) < 3}, rows) == 0
 
 
 def test_a_norm_of_moments_shrinks_exactly():
@@ -123,6 +141,16 @@ def test_a_gate_of_one_half_times_nothing_is_nothing():
     group, difference = certificate(fn, (3, 6))
     assert group.status == "exact"
     assert difference <= 1e-6
+
+
+def test_gradients_that_are_the_whole_output_are_new_values(params, x):
+    def loss(p, x):
+        return jnp.sum(mlp(p, x) ** 2)
+
+    for fn in (jax.grad(loss), jax.value_and_grad(loss)):
+        assert list(structure.plan(fn, params, x).groups) == ["w1:1", "w2:1"]
+    single = structure.plan(lambda w, x: w * jnp.cos(x.sum()), jnp.ones((3, 4)), x)
+    assert not single.groups, "an array without a name is an output like any other"
 
 
 # Wrong input.

@@ -168,6 +168,14 @@ def test_units_are_alive_that_are_made_of_something_and_read_by_something(plan, 
     np.testing.assert_array_equal(structure.alive(plan, sparse)["w1:1"], KEEP["w1:1"])
 
 
+def test_a_unit_that_is_summed_up_too_is_alive_though_no_kernel_reads_it(params, x):
+    def fn(p, x):
+        return x @ p["w1"] @ p["w2"] + (x @ p["w1"]).sum(-1, keepdims=True)
+
+    sparse = params | {"w2": params["w2"].at[1].set(0)}
+    assert structure.alive(structure.plan(fn, params, x), sparse)["w1:1"].all()
+
+
 def test_a_group_of_which_nothing_is_alive_keeps_as_many_as_it_must(params, x):
     plan = structure.plan(lambda p, x: x @ p["w1"] @ p["w2"], params, x, round_to=2)
     nothing = jax.tree.map(jnp.zeros_like, params)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxprune import structure
+from jaxprune.dynamics import removal
 from tests.networks import plain
 from tests.networks.compare import masked, some_of
 from tests.networks.small import KEEP, mlp, square
@@ -61,6 +62,80 @@ def test_a_slope_defined_by_hand_is_kept():
     wide = structure.shrink_state(plan, wide, keep)
     slope = jax.grad(square(small_fn))(small, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), slope, wide)
+
+
+@jax.custom_jvp
+def rounded(x, bits):
+    return jnp.round(x * 2.0**bits) / 2.0**bits, bits + 1
+
+
+@rounded.defjvp
+def _(primals, tangents):
+    return rounded(*primals), (tangents[0], np.zeros((), jax.dtypes.float0))
+
+
+def test_a_slope_defined_by_hand_is_kept_beside_whole_numbers(params, x):
+    def fn(p, x):
+        return rounded(x @ p["w1"], 2)[0] @ p["w2"]
+
+    plan = structure.plan(fn, params, x)
+    small_fn, small = structure.shrink(plan, params, KEEP)
+    wide = jax.grad(square(fn))(masked(plan, params, KEEP), x)
+    wide, slope = structure.shrink_state(plan, wide, KEEP), jax.grad(square(small_fn))(small, x)
+    assert jnp.abs(slope["w1"]).max() > 0.1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), slope, wide)
+
+
+def test_the_proof_sees_infinities_and_imaginary_parts(params, x):
+    def softmax(p, x):
+        return jax.nn.softmax(x @ p["w1"]) @ p["w2"]
+
+    plain = structure.verify(structure.plan(softmax, params, x), params, KEEP, x)
+    assert plain > 0.01
+
+    def hidden(p, x):
+        return softmax(p, x).at[0, 0].set(-jnp.inf)
+
+    assert structure.verify(structure.plan(hidden, params, x), params, KEEP, x) > 0.01
+
+    def imaginary(p, x):
+        return 1j * softmax(p, x)
+
+    found = structure.verify(structure.plan(imaginary, params, x), params, KEEP, x)
+    assert found == pytest.approx(plain)
+
+    def scaled(p, x):
+        return x @ (p["w1"] / jnp.sqrt((p["w1"] ** 2).sum(0))) @ p["w2"]
+
+    found = structure.verify(structure.plan(scaled, params, x), params, KEEP, x)
+    assert found == np.inf, "0 / 0 in the masked function alone"
+
+
+def test_keys_among_parameters_and_outputs_pass(params, x):
+    params = params | {"key": jax.random.key(3)}
+
+    def fn(p, x):
+        key, now = jax.random.split(p["key"])
+        return mlp(p, x) + jax.random.normal(now, (2,)), {"key": key}
+
+    plan = structure.plan(fn, params, x)
+    dead = params | {"w1": params["w1"].at[:, 1].set(0), "b1": jnp.zeros(6)}
+    keep = {"w1:1": np.arange(6) != 1}
+    folded = structure.fold(plan, dead, keep, x)
+    assert structure.verify(plan, folded, keep, x) <= 1e-6
+    assert removal.remove(plan, dead, x).keep["w1:1"].tolist() == keep["w1:1"].tolist()
+
+
+def test_a_weakly_typed_parameter_widens_nothing(params, x):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    half["scale"] = jnp.asarray(2.0)
+
+    def fn(p, x):
+        return p["scale"] * mlp(p, x)
+
+    small_fn, small = structure.shrink(structure.plan(fn, half, x), half, KEEP)
+    rows = x.astype(jnp.bfloat16)
+    assert fn(half, rows).dtype == small_fn(small, rows).dtype == jnp.bfloat16
 
 
 def test_dropout_keeps_the_stream_of_the_masked_network():

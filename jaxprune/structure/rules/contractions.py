@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all
+from jaxprune.structure.graph import Graph, Rule, Step, pin_all
 from jaxprune.structure.rules.elementwise import known, product
 from jaxprune.structure.rules.ways import through
+from jaxprune.structure.values import Value
 
 __all__ = ["RULES"]
 
@@ -15,7 +16,8 @@ __all__ = ["RULES"]
 def _dot_general(graph: Graph, eqn: Any, left: Value, right: Value) -> list[Value]:
     (lsum, rsum), (lbatch, rbatch) = eqn.params["dimension_numbers"]
     for i, j in zip(lsum, rsum, strict=True):
-        _contract(graph, eqn, left.axes[i], known(left, i), right.axes[j], known(right, j))
+        _contract(graph, eqn, (left.axes[i], known(left, i)), (right.axes[j], known(right, j)))
+        _read(graph, left, i, right, j)
     batch = []
     for i, j in zip(lbatch, rbatch, strict=True):
         graph.unite(left.axes[i], right.axes[j])
@@ -53,7 +55,8 @@ def _conv(graph: Graph, eqn: Any, image: Value, kernel: Value) -> list[Value]:
         _alike(graph, kernel_out, groups)
         _alike(graph, image_in, groups)
         wide, const = np.tile(kernel_in, groups), np.tile(known(kernel, into), groups)
-        _contract(graph, eqn, image_in, known(image, channel), wide, const)
+        _contract(graph, eqn, (image_in, known(image, channel)), (wide, const))
+        _read(graph, image, channel, kernel, into)
     axes = list(graph.value(eqn.outvars[0].aval.shape).axes)
     axes[numbers.out_spec[0]] = _zeros(graph, image.axes[batch], known(image, batch))
     axes[numbers.out_spec[1]] = made
@@ -73,13 +76,27 @@ def _conv_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any]:
 
 
 def _contract(
-    graph: Graph, eqn: Any, left: np.ndarray, lconst: np.ndarray, right: np.ndarray, rconst: Any
+    graph: Graph, eqn: Any, left: tuple[np.ndarray, Any], right: tuple[np.ndarray, Any]
 ) -> None:
     """Unite two summed axes; a removed slot must add nothing: one of its factors must be 0."""
-    graph.unite(left, right)
-    graph.reads += [(left, right), (right, left)]
-    graph.summed.update(int(axis["id"][0]) for axis in (left, right) if len(axis))
-    graph.doubt(left, eqn, ~((lconst == 0) | (rconst == 0)))
+    graph.unite(left[0], right[0])
+    graph.doubt(left[0], eqn, ~((left[1] == 0) | (right[1] == 0)))
+
+
+def _read(graph: Graph, left: Value, i: int, right: Value, j: int) -> None:
+    """Note who reads whom: a kernel its image, or two images each other."""
+    image, kernel = (right.axes[j], left.axes[i]) if left.fixed else (left.axes[i], right.axes[j])
+    if left.fixed and right.fixed:  # a kernel in two factors: the left one is made, the right reads
+        image, kernel = kernel, image
+    if not (left.fixed or right.fixed):
+        graph.reads += [image, kernel]
+        graph.mixes += [image, kernel]
+        return
+    graph.reads.append(image)
+    axes = {axis for n in np.unique(kernel["ways"]) for way in graph.ways[n] for axis in way}
+    graph.summed |= axes
+    if not axes:
+        graph.mixes.append(image)
 
 
 def _alike(graph: Graph, axis: np.ndarray, groups: int) -> None:

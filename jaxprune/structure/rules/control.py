@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Rule, Step, Tape, Value
+from jaxprune.structure.graph import Graph, Rule, Step, Tape
 from jaxprune.structure.rules.ways import union
+from jaxprune.structure.values import Value
 
 __all__ = ["RULES"]
 
@@ -39,15 +40,16 @@ def _custom_jvp(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
     primal = graph.run(eqn.params["call_jaxpr"], ins)
     graph.keep(primal)
     known = graph.derivatives
-    if not graph.deriving and id(eqn) not in known:
-        known[id(eqn)] = _jvp_jaxpr(eqn)
-    derivative = None if graph.deriving else known[id(eqn)]
-    if derivative is None:
+    if graph.deriving:  # the derivative calls the function, whose derivative is this one again
         return primal.outs
-    graph.deriving = True  # the derivative calls the function: its derivative is this one again
-    tape = graph.run(derivative, [*ins, *(_tangent(value) for value in ins)])
+    if id(eqn) not in known:
+        known[id(eqn)] = _jvp_jaxpr(eqn)
+    graph.deriving = True
+    moving = [v for v, var in zip(ins, eqn.invars, strict=True) if _moves(var.aval)]
+    tape = graph.run(known[id(eqn)], [*ins, *map(_tangent, moving)])
     graph.deriving = False
-    for out, twin in zip([*primal.outs, *primal.outs], tape.outs, strict=True):
+    moved = [v for v, var in zip(primal.outs, eqn.outvars, strict=True) if _moves(var.aval)]
+    for out, twin in zip([*primal.outs, *moved], tape.outs, strict=True):
         _unite(graph, out, twin)
     graph.keep(tape)
     return primal.outs
@@ -64,19 +66,37 @@ def _custom_jvp_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any
 
     @call.defjvp
     def _(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        outs = list(cut.replay(derivative, [*primals, *tangents]))
-        return call(*primals), outs[len(outs) // 2 :]
+        moving = [t for x, t in zip(primals, tangents, strict=True) if _moves(x)]
+        outs = list(cut.replay(derivative, [*primals, *moving]))
+        many = len(primal.outs)
+        return call(*primals), _with_still(outs[:many], outs[many:])
 
     return call(*arrays)
 
 
 def _jvp_jaxpr(eqn: Any) -> Any:
-    """Trace the derivative that belongs to a call; None where an operand has no tangent."""
+    """Trace the derivative of a call: of primals, and of tangents where there are any."""
     shapes = [jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in eqn.invars]
-    if not all(jax.numpy.issubdtype(shape.dtype, np.inexact) for shape in shapes):
-        return None
     _, derivative = eqn.primitive.get_bind_params(eqn.params)["subfuns"]
-    return jax.make_jaxpr(derivative.call_wrapped)(*shapes, *shapes)
+
+    def derive(*xs: Any) -> list[Any]:
+        primals, moving = xs[: len(shapes)], xs[len(shapes) :]
+        outs = derivative.call_wrapped(*primals, *_with_still(primals, moving))
+        half = len(outs) // 2
+        pairs = zip(outs[:half], outs[half:], strict=True)
+        return [*outs[:half], *(tangent for out, tangent in pairs if _moves(out))]
+
+    return jax.make_jaxpr(derive)(*shapes, *filter(_moves, shapes))
+
+
+def _moves(array: Any) -> bool:
+    return jax.numpy.issubdtype(array.dtype, np.inexact)
+
+
+def _with_still(arrays: Sequence[Any], moving: Sequence[Any]) -> list[Any]:
+    """Return a tangent for each array, of a type without values where it is of whole numbers."""
+    rest = iter(moving)
+    return [next(rest) if _moves(x) else np.zeros(x.shape, jax.dtypes.float0) for x in arrays]
 
 
 def _tangent(value: Value) -> Value:
@@ -93,7 +113,7 @@ def _scan(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
     consts, carry, rows = ins[:held], ins[held : held + carried], ins[held + carried :]
     why = f"looped over by {graph.where(eqn)}"
     graph.pin([value.axes[0] for value in rows], why)
-    slices = [Value(value.axes[1:], value.const) for value in rows]
+    slices = [Value(value.axes[1:], value.const, value.fixed) for value in rows]
     tape, carry = _fixed_point(
         graph, carry, lambda held_now: graph.run(eqn.params["jaxpr"], [*consts, *held_now, *slices])
     )
@@ -169,7 +189,7 @@ def _fixed_point(
     graph: Graph, carry: Sequence[Value], run: Callable[[Sequence[Value]], Tape]
 ) -> tuple[Tape, list[Value]]:
     """Weaken the constants of a carry, and add ways, until one turn of the loop keeps them."""
-    carry = [value._replace(fixed=False) for value in carry]
+    carry = [value._replace(fixed=False, source="") for value in carry]
     while True:
         tape = run(carry)
         turned = zip(carry, tape.outs[: len(carry)], strict=True)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from jaxprune.structure.constants import transfer
-from jaxprune.structure.graph import Graph, Rule, Value
+from jaxprune.structure.graph import Graph, Rule, pin_all
 from jaxprune.structure.rules.ways import through, union
+from jaxprune.structure.values import Value
 
 __all__ = ["RULES", "elementwise", "known", "product"]
 
@@ -36,7 +37,7 @@ def elementwise(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
     """
     shape = eqn.outvars[0].aval.shape
     if any(value.axes and len(value.axes) != len(shape) for value in ins):
-        return [graph.value(shape, pin="a change of width")]
+        return pin_all(graph, eqn, *ins, why=f"a change of width by {graph.where(eqn)}")
     axes = tuple(_meet(graph, eqn, ins, a, n) for a, n in enumerate(shape))
     const = transfer(eqn, [float(value.const) for value in ins], 1)
     return [Value(axes, const)]

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value
+from jaxprune.structure.graph import Graph, Rule, Step
 from jaxprune.structure.rules.elementwise import known
 from jaxprune.structure.rules.ways import union
+from jaxprune.structure.values import Value
 
 __all__ = ["RULES"]
 
@@ -27,8 +30,28 @@ def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> list[Value]:
     axes = [_blank(slots) for slots in indices.axes[:-1]]
     for a, place in zip(window, numbers.offset_dims, strict=True):
         passing = a not in parts
-        axes.insert(place, _filled(x, a) if passing else _pinned(graph, sizes[a], why))
-    return [Value(tuple(axes), x.const)]
+        axes.insert(place, _looked_up(eqn, x, a) if passing else _pinned(graph, sizes[a], why))
+    return [Value(tuple(axes), float(_or_filler(eqn, x.const)))]
+
+
+def _looked_up(eqn: Any, x: Value, axis: int) -> np.ndarray:
+    out = _filled(x, axis)
+    out["const"] = _or_filler(eqn, out["const"])
+    return out
+
+
+def _or_filler(eqn: Any, const: Any) -> Any:
+    """Return a constant, if what is looked up out of bounds is that too."""
+    filler, dtype = eqn.params["fill_value"], eqn.outvars[0].aval.dtype
+    if eqn.params["mode"] is not lax.GatherScatterMode.FILL_OR_DROP:
+        return const
+    if filler != filler or (filler is None and jnp.issubdtype(dtype, jnp.inexact)):
+        return const  # the rest of such a row is NaN, with and without what is removed
+    if filler is None:
+        whole = jnp.issubdtype(dtype, jnp.integer)
+        info = jnp.iinfo(dtype if whole else np.uint8)
+        filler = (info.min or info.max) if whole else True
+    return np.where(const == np.float64(filler), const, np.nan)
 
 
 def _gather_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any]:

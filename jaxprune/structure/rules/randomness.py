@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all
+from jaxprune.structure.graph import Graph, Rule, Step, pin_all
+from jaxprune.structure.values import Value
 
 __all__ = ["RULES"]
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value
+from jaxprune.structure.graph import Graph, Rule, Step
 from jaxprune.structure.rules.elementwise import known
+from jaxprune.structure.values import Value
 
 __all__ = ["RULES"]
 
@@ -23,13 +24,16 @@ _IDENTITY = {
 def _reduce(graph: Graph, eqn: Any, x: Value) -> list[Value]:
     """Drop the axes; a removed slot must hold what the reduction does not notice."""
     name, axes = eqn.primitive.name, eqn.params["axes"]
+    bits = name == "reduce_and" and eqn.outvars[0].aval.dtype != bool
+    unnoticed = -1.0 if bits else _IDENTITY[name]
     for a in axes:
         const = known(x, a)
         others = [x.axes[b] for b in axes if b != a]
         alone = all(graph.pinned(other).all() for other in others)
         foldable = name == "reduce_sum" and alone and bool(np.all(~np.isnan(const)))
-        graph.doubt(x.axes[a], eqn, const != _IDENTITY[name], foldable=foldable)
-        graph.reads.append((x.axes[a], None))
+        graph.doubt(x.axes[a], eqn, const != unnoticed, foldable=foldable)
+        graph.mixes.append(x.axes[a])
+        graph.reads += [] if x.fixed else [x.axes[a]]
     kept = [_through(x, a, name) for a in range(len(x.axes)) if a not in axes]
     return [Value(tuple(kept), x.const if _steady(name, x.const) else np.nan)]
 

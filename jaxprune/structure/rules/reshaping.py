@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Rule, Step, Value, pin_all
+from jaxprune.structure.graph import Graph, Rule, Step, pin_all
 from jaxprune.structure.rules.elementwise import known
 from jaxprune.structure.rules.ways import union
+from jaxprune.structure.values import Value
 
 __all__ = ["RULES", "merge", "split"]
 

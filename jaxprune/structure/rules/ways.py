@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxprune.structure.graph import Graph, Ways
+from jaxprune.structure.graph import Graph
+from jaxprune.structure.values import Ways
 
 __all__ = ["through", "union"]
 
