@@ -16,36 +16,19 @@ import jax
 from scipy import stats
 
 from experiments import iterations, writers
+from experiments.checks import slug
 from experiments.curves import draw
 from experiments.identity import identity
 from experiments.iteration import Iteration
 from experiments.task import Metric
 from jaxprune.procedures import Outcome
 
-__all__ = ["conclude", "figures", "folder", "line", "paired", "table"]
+__all__ = ["conclude", "figures", "line", "paired", "table"]
 
 Result = dict[str, Any]
 
 _CURVE = ["method", "seed", "round", "remaining", "compression"]
 _PACKAGES = ["jaxprune", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"]
-
-
-def folder(method: str, seed: int) -> str:
-    """Return the directory of a training.
-
-    Args:
-        method: its name.
-        seed: of the training.
-
-    Returns:
-        A name without spaces.
-
-    Example:
-        >>> folder("irrelevance, alpha q90", 3)
-        'irrelevance-alpha-q90-3'
-    """
-    words = "".join(letter if letter.isalnum() else " " for letter in method.lower()).split()
-    return "-".join([*words, str(seed)])
 
 
 def figures(outcome: Outcome, metric: Metric) -> Result:
@@ -136,7 +119,7 @@ def conclude(name: str, config: Iteration, out: Path, metric: Metric) -> Result:
         What `results.json` holds.
     """
     places = [
-        (method, seed, out / "pruned" / folder(method, seed))
+        (method, seed, out / "pruned" / slug(method, seed))
         for method in config.methods
         for seed in config.seeds
     ]

@@ -10,6 +10,7 @@ import jax
 import optax
 from tyro.conf import Suppress
 
+from experiments.checks import check_ranges
 from experiments.data import Dataset, load
 from experiments.models import Model, Network
 from experiments.train import Augment, State, Target
@@ -255,17 +256,11 @@ class Config:
         Raises:
             ValueError: naming the field, its value and what it may be.
         """
-        for field, low, high in _RANGES:
-            given = getattr(self, field)
-            values = given if isinstance(given, tuple) else (given,)
-            if wrong := [value for value in values if not low <= value <= high]:
-                raise ValueError(f"`{field}` has {wrong[0]}, which is not in [{low}, {high}].")
+        check_ranges(self, _RANGES)
         if self.prune_until < self.prune_from:
             raise ValueError(
                 f"`prune_until={self.prune_until}` comes before `prune_from={self.prune_from}`."
             )
-        if not self.sparsities or not self.seeds:
-            raise ValueError("`sparsities` and `seeds` must hold one value at least.")
 
 
 _RANGES = [
@@ -277,4 +272,5 @@ _RANGES = [
     ("prune_every", 1, math.inf),
     ("checkpoint_every", 1, math.inf),
     ("devices", 0, math.inf),
+    ("seeds", 0, 2**32 - 1),
 ]

@@ -21,10 +21,11 @@ from experiments.train import State
 from experiments.units import FILTERS
 from jaxprune import growing, scores
 from jaxprune.allocation import within_leaf
+from jaxprune.asking import needs
 from jaxprune.curvature.average import with_curvature
 from jaxprune.curvature.second_order import obd
 from jaxprune.growing import Growth
-from jaxprune.one_shot import needs, prune
+from jaxprune.one_shot import prune
 
 __all__ = ["PICKS", "GrowOnPickedState", "grow_on_picked", "picks"]
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from experiments.checks import check_names, slug
 from experiments.config import Config
 
 __all__ = ["Cell", "before", "cells", "of_sparsity", "stages"]
@@ -38,8 +39,7 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """Of its directory."""
-        words = "".join(letter if letter.isalnum() else " " for letter in self.variant.lower())
-        return "-".join([*words.split(), f"{self.sparsity:g}", str(self.seed)])
+        return slug(self.variant, f"{self.sparsity:g}", self.seed)
 
 
 def of_sparsity(sparsity: float) -> str:
@@ -67,6 +67,9 @@ def cells(config: Config) -> list[Cell]:
     Returns:
         A cell for each variant, sparsity and seed.
 
+    Raises:
+        ValueError: if the directories of two of them would have one name.
+
     Example:
         >>> from experiments import configs
         >>> digits = dataclasses.replace(configs.find("digits"), variants={"L1": {"epochs": 9}})
@@ -74,12 +77,14 @@ def cells(config: Config) -> list[Cell]:
         ('L1, 95 % removed, seed 0', 'l1-0.95-0', 9)
     """
     changed = {name: _changed(config, name) for name in _names(config)}
-    return [
+    found = [
         Cell(variant, name, sparsity, seed)
         for name, variant in changed.items()
         for sparsity in variant.sparsities
         for seed in variant.seeds
     ]
+    check_names((cell.label, cell.name) for cell in found)
+    return found
 
 
 def before(cell: Cell) -> Cell | None:

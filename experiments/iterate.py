@@ -17,6 +17,7 @@ import optax
 from tqdm import tqdm
 
 from experiments import command, comparison, iterations, writers
+from experiments.checks import slug
 from experiments.identity import identity
 from experiments.iteration import Iteration, half_cosine
 from experiments.learner import Learner, State
@@ -83,7 +84,7 @@ class Pruning(NamedTuple):
     @property
     def directory(self) -> Path:
         """Where it is kept."""
-        return self.out / "pruned" / comparison.folder(self.method, self.seed)
+        return self.out / "pruned" / slug(self.method, self.seed)
 
 
 def _learner(config: Iteration, bench: Bench, method: str | None) -> Learner:

@@ -1,6 +1,7 @@
 """What a run of `experiments.iterate` computes: one loop, methods that differ in what pulls."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import optax
 from tyro.conf import Suppress
 
+from experiments.checks import check_names, check_ranges, slug
 from experiments.images import classification
 from experiments.task import Task
 from experiments.train import Augment
@@ -106,6 +108,27 @@ class Iteration:
     """Of the held-out split's metric, above which the loop prunes."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Of the initial params and of the order of the examples."""
+
+    def __post_init__(self) -> None:
+        """Check what would otherwise fail late, one sentence each.
+
+        Raises:
+            ValueError: naming the field or the methods.
+        """
+        check_ranges(self, _RANGES)
+        check_names((method, slug(method)) for method in self.methods)
+
+
+_RANGES = [
+    ("dense_epochs", 0, math.inf),
+    ("batch", 1, math.inf),
+    ("learning_rate", 0, math.inf),
+    ("strength", 0, math.inf),
+    ("every", 1, math.inf),
+    ("fraction", 1e-9, 1 - 1e-9),
+    ("rounds", 0, math.inf),
+    ("seeds", 0, 2**32 - 1),
+]
 
 
 Method = Callable[[Iteration, int, Any], Any]

@@ -125,10 +125,17 @@ def same_structure(tree: Any, like: Any, what: str) -> None:
     differing = [f"{name!r} is missing" for name in wanted if name not in set(got)]
     differing += [f"{name!r} is not in the params" for name in got if name not in set(wanted)]
     first = differing[0] if differing else "the order of the leaves differs"
-    raise ValueError(
-        f"`{what}` has another structure than the params: {first}. Build it with"
-        " `jax.tree.map` over the same params (an unpruned leaf is a scalar `True`, never `None`)."
+    remedy = (
+        "Build it with `jax.tree.map` over the same params (an unpruned leaf is a scalar `True`,"
+        " never `None`)."
     )
+    if any(map(_is_hidden, jax.tree.leaves(like, is_leaf=_is_hidden))):
+        remedy = (
+            "`optax.masked` or `optax.partition` hides some of the params from the transforms"
+            " inside: give it `mask_compatible_extra_args=True`, or choose the leaves by `where=`"
+            " instead."
+        )
+    raise ValueError(f"`{what}` has another structure than the params: {first}. {remedy}")
 
 
 def _spell(path: tuple[Any, ...], boxes: set[tuple[Any, ...]]) -> str:
@@ -148,6 +155,11 @@ def _is_variable(node: Any) -> bool:
         kind.__name__ == "Variable" and kind.__module__.startswith("flax.nnx")
         for kind in type(node).__mro__
     )
+
+
+def _is_hidden(node: Any) -> bool:
+    """Say whether a node is what Optax puts in the place of a masked leaf."""
+    return type(node).__name__ == "MaskedNode"
 
 
 def _part(key: Any) -> str:

@@ -154,6 +154,8 @@ def erdos_renyi_kernel(*, least: float = 1) -> Allocation:
     _check_bound("least", least)
 
     def allocate(leaves: Sequence[Leaf], sparsity: Any) -> Budget:
+        if not leaves:
+            return across_leaves()(leaves, sparsity)
         sizes = np.array([leaf.units for leaf in leaves], np.int64)
         share = np.array([sum(leaf.shape) / max(np.prod(leaf.shape), 1) for leaf in leaves])
         total = int(sizes.sum()) - removed(sparsity, [int(sizes.sum())])[0]

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -213,4 +214,11 @@ def _leaves(state: Any) -> dict[str, str]:
             )
         return f"{leaf.dtype}{list(leaf.shape)}"
 
-    return {name: kind(name, leaf) for name, leaf in _tree.named_leaves(state)}
+    named = _tree.named_leaves(state)
+    paths = Counter(name.replace("/", ".") for name, _ in named)  # as Orbax joins them
+    if twice := [name for name, _ in named if paths[name.replace("/", ".")] > 1]:
+        raise ValueError(
+            f"{twice[0]!r} and {twice[1]!r} would be one file, {twice[0].replace('/', '.')!r};"
+            " rename one."
+        )
+    return {name: kind(name, leaf) for name, leaf in named}

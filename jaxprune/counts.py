@@ -259,7 +259,7 @@ def _products(jaxpr: Any, names: Sequence[str | None]) -> Iterator[tuple[str | N
     owner = dict(zip(jaxpr.invars, names, strict=True))
     for eqn in jaxpr.eqns:
         ins = [None if isinstance(var, Literal) else owner.get(var) for var in eqn.invars]
-        if eqn.primitive.name in {"dot_general", "conv_general_dilated"}:
+        if eqn.primitive.name in {"dot_general", "ragged_dot_general", "conv_general_dilated"}:
             yield (ins[0] if ins[1] is None else ins[1]), _macs(eqn)
         if eqn.primitive.name in _MOVES:
             owner[eqn.outvars[0]] = ins[0]
@@ -288,7 +288,12 @@ def _inside(eqn: Any, ins: list[str | None]) -> Iterator[tuple[str | None, int]]
 
 def _macs(eqn: Any) -> int:
     out = math.prod(eqn.outvars[0].aval.shape)
-    left, right = (var.aval.shape for var in eqn.invars)
+    left, right, *groups = (var.aval.shape for var in eqn.invars)
+    if groups:  # each row meets one group; or the groups share out the sum
+        numbers = eqn.params["ragged_dot_dimension_numbers"]
+        summed = numbers.dot_dimension_numbers[0][0]
+        shared = set(numbers.lhs_ragged_dimensions) <= set(summed)
+        return out * math.prod(left[i] for i in summed) // (groups[0][-1] if shared else 1)
     numbers = eqn.params["dimension_numbers"]
     if eqn.primitive.name == "dot_general":
         return out * math.prod(left[i] for i in numbers[0][0])

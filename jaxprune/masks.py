@@ -3,7 +3,6 @@
 Masks form a tree like the params. A leaf that takes no part has the 0-d mask `True`, never `None`.
 """
 
-import math
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -11,21 +10,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxprune import packing
 from jaxprune._tree import chosen, is_kernel, map_named, named_leaves, same_structure
 from jaxprune._types import Array, Masks, Params, Where
 
 __all__ = [
+    "boolean",
     "Row",
     "apply",
     "by_leaf",
     "from_params",
     "intersect",
     "invert",
-    "pack",
     "read",
     "sparsity",
     "table",
-    "unpack",
 ]
 
 
@@ -126,7 +125,7 @@ def read(opt_state: Any, params: Params | None = None) -> Masks:
             " `pruning.keep_masked(...)` behind the optimizer."
         )
     if params is not None:
-        found = [unpack(_like(tree, params), params) for tree in found]
+        found = [packing.unpack(_like(tree, params), params) for tree in found]
     elif any(leaf.dtype == jnp.uint8 for leaf in jax.tree.leaves(found)):
         raise ValueError(
             "The masks are packed to bits; give `params` too, which tell their shapes."
@@ -143,7 +142,7 @@ def by_leaf(masks: Masks) -> Any:
     Returns:
         A tree of float32 scalars.
     """
-    return jax.tree.map(lambda mask: _removed(mask) / jnp.float32(max(mask.size, 1)), masks)
+    return map_named(lambda n, mask: _removed(n, mask) / jnp.float32(max(mask.size, 1)), masks)
 
 
 def sparsity(masks: Masks) -> Array:
@@ -155,10 +154,10 @@ def sparsity(masks: Masks) -> Array:
     Returns:
         float32 scalar in [0, 1]; 0 if no leaf takes part.
     """
-    leaves = [mask for mask in jax.tree.leaves(masks) if mask.ndim]
+    leaves = [(name, mask) for name, mask in named_leaves(masks) if mask.ndim]
     # Each leaf's share, not a sum of counts: int32 overflows beyond two billion weights.
-    total = max(sum(mask.size for mask in leaves), 1)
-    shares = [_removed(mask) / jnp.float32(total) for mask in leaves]
+    total = max(sum(mask.size for _, mask in leaves), 1)
+    shares = [_removed(*named) / jnp.float32(total) for named in leaves]
     return reduce(jnp.add, shares, jnp.float32(0))
 
 
@@ -196,46 +195,12 @@ def table(masks: Masks) -> list[Row]:
     rows = []
     for name, mask in named_leaves(masks):
         if mask.ndim:
-            gone = int(_removed(mask))
+            gone = int(_removed(name, mask))
             rows.append(
                 Row(name, mask.shape, mask.size, mask.size - gone, gone / max(mask.size, 1))
             )
     size, kept = sum(row.size for row in rows), sum(row.kept for row in rows)
     return [*rows, Row("total", (), size, kept, (size - kept) / max(size, 1))]
-
-
-def pack(masks: Masks) -> Any:
-    """Pack masks to one bit an entry.
-
-    Args:
-        masks: a tree of masks.
-
-    Returns:
-        A tree of uint8 arrays of length n = ceil(size / 8); 0-d masks stay as they are. Bit j of
-        byte i is entry `j * n + i` in row-major order. A sharded mask is gathered.
-
-    Example:
-        >>> pack(jnp.array([True, False, True]))
-        Array([5], dtype=uint8)
-    """
-    return jax.tree.map(_pack, masks)
-
-
-def unpack(packed: Any, params: Params) -> Masks:
-    """Return the masks that `pack` has packed; others are returned as they are.
-
-    Args:
-        packed: a tree from `pack`.
-        params: a tree of the same structure, with the shapes of the masks.
-
-    Returns:
-        The masks.
-
-    Example:
-        >>> unpack(pack(jnp.array([True, False, True])), jnp.zeros(3))
-        Array([ True, False,  True], dtype=bool)
-    """
-    return jax.tree.map(lambda bits, leaf: _unpack(bits, leaf.shape), packed, params)
 
 
 def _of_a_state(path: Any, value: Any) -> bool:
@@ -253,24 +218,29 @@ def _erase(name: str, leaf: Array, mask: Array) -> Array:
     return jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
 
 
-def _removed(mask: Array) -> Array:
-    return jnp.sum(~mask, dtype=jnp.int32)
+def boolean(name: str, mask: Array) -> Array:
+    """Return a mask if it is of booleans: of packed ones, or of 0 and 1, `~` makes other numbers.
+
+    Args:
+        name: of its leaf.
+        mask: the mask.
+
+    Returns:
+        The mask.
+
+    Raises:
+        ValueError: if it is not, naming the leaf.
+    """
+    if mask.dtype != bool:
+        raise ValueError(
+            f"The mask of {name!r} has dtype {mask.dtype}, not bool; `packing.unpack` packed ones,"
+            " and take `mask.astype(bool)` of others."
+        )
+    return mask
 
 
-def _pack(mask: Array) -> Array:
-    if not mask.ndim:
-        return mask
-    length = -(-mask.size // 8)
-    planes = jnp.pad(mask.reshape(-1), (0, 8 * length - mask.size)).reshape(8, length)
-    return reduce(jnp.bitwise_or, [plane.astype(jnp.uint8) << j for j, plane in enumerate(planes)])
-
-
-def _unpack(bits: Array, shape: tuple[int, ...]) -> Array:
-    if bits.dtype != jnp.uint8:
-        return bits
-    size = math.prod(shape)
-    planes = (bits[None] >> jnp.arange(8, dtype=jnp.uint8)[:, None]) & 1
-    return planes.reshape(-1)[:size].reshape(shape).astype(bool)
+def _removed(name: str, mask: Array) -> Array:
+    return jnp.sum(~boolean(name, mask), dtype=jnp.int32)
 
 
 def _is_hole(node: Any) -> bool:

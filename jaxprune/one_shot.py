@@ -10,18 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import scores
-from jaxprune._tree import chosen, is_kernel, key_for, named_leaves, same_structure
+from jaxprune._mesh import by_automatic_axes
+from jaxprune._tree import chosen, is_kernel, key_for, map_named, named_leaves, same_structure
 from jaxprune._types import Array, Masks, Params, Where
 from jaxprune._view import View, back, rows
 from jaxprune.allocation import Allocation, Budget, Leaf, across_leaves, check_sparsity
+from jaxprune.asking import Score, draws, needs
 from jaxprune.granularity import Granularity, entries
+from jaxprune.masks import boolean
 from jaxprune.selection import keep_top, keep_top_of, rank_top
 
-__all__ = ["Score", "asks", "needs", "prune", "scored"]
+__all__ = ["prune", "scored"]
 
-Score = Callable[..., Array]
-"""`score(param, ...)`: a function of leaves; its argument names say what else it needs."""
-
+_MASK = "what is gone"  # among a score's arguments, whose names have no spaces
 _FEW = 2**16  # so many units are sorted: the search has more to compile, a leaf at a time
 # What a pass over the weights may compute anew: it costs little more than reading them.
 _CHEAP = {
@@ -46,7 +47,8 @@ def prune(
     """Return the masks that remove exactly `sparsity` of the units.
 
     Erase the rest with `masks.apply(params, masks)`; to rewind, apply the masks to the params of
-    an earlier step. Pure, and jittable with `sparsity` traced.
+    an earlier step. Pure, and jittable with `sparsity` traced. It is compiled, once for each score,
+    granularity and allocation, as equal objects: these must not change what they answer.
 
     Args:
         params: any pytree of arrays.
@@ -57,8 +59,8 @@ def prune(
             name of one of the `inputs`.
         granularity: what a unit is.
         allocation: how many units each leaf keeps.
-        where: which leaves take part. Others get the 0-d mask `True`.
-        masks: what is gone stays gone, and counts towards the sparsity.
+        where: which leaves take part. Others get the 0-d mask `True`, or keep theirs in `masks`.
+        masks: booleans; what is gone stays gone, and counts towards the sparsity.
         **inputs: trees like the params, such as `grad=`, for the scores that need them.
 
     Returns:
@@ -66,7 +68,8 @@ def prune(
 
     Raises:
         ValueError: if the sparsity is a number outside [0, 1], `where` matches nothing, an input
-            or the key is missing, a structure differs, or a leaf does not fit the granularity.
+            or the key is missing, a structure or dtype differs, or a leaf does not fit the
+            granularity.
 
     References:
         Han et al., "Learning both weights and connections", 2015 (magnitude); the exact selection
@@ -80,30 +83,30 @@ def prune(
     """
     check_sparsity(sparsity)
     _check_inputs(score, inputs)
-    trees = {"param": params, **needs(score, inputs)}
+    trees = _trees(params, score, inputs)
     if masks is not None:
-        trees["mask"] = masks
-    for name, tree in trees.items():
-        same_structure(tree, params, "masks" if name == "mask" else name)
-    chosen(where, params)  # refuses what `jit` would refuse in other words
-    rule = (score, granularity, allocation, where)
-    return _prune(rule, trees, jnp.asarray(sparsity, jnp.float32), _key(score, key))
+        same_structure(masks, params, "masks")
+        trees[_MASK] = map_named(boolean, masks)
+    rule = (score, granularity, allocation, tuple(jax.tree.leaves(chosen(where, params))))
+    select = partial(_prune, rule)
+    drawn = key if draws(score, key) else None
+    return by_automatic_axes(select, params, trees, jnp.asarray(sparsity, jnp.float32), drawn)
 
 
 # Compiled as one even when called outside `jit`; equal rules are not compiled again.
 @partial(jax.jit, static_argnums=0)
 def _prune(rule: Any, trees: Mapping[str, Any], sparsity: Array, key: Array | None) -> Masks:
-    score, granularity, allocation, where = rule
-    names, arguments = _by_leaf(trees, jax.tree.leaves(chosen(where, trees["param"])), key)
+    score, granularity, allocation, flags = rule
+    names, arguments = _by_leaf(trees, flags, key)
     view = granularity.view
 
     def units(arguments: Sequence[Mapping[str, Array]]) -> tuple[list[Array], Any]:
         given = dict(zip(names, arguments, strict=True))
         scored = _each(partial(_scored, score, granularity.erased), given)
         pooled = _each(granularity.pool, rows(view, dict(zip(names, scored, strict=True))))
-        if "mask" not in trees:
+        if _MASK not in trees:
             return pooled, None
-        held = rows(view, {name: these["mask"] for name, these in given.items()})
+        held = rows(view, {name: these[_MASK] for name, these in given.items()})
         return pooled, [~unit for unit in _each(granularity.held, held)]
 
     # What the units are cut from, in their order; a dict that passes through JAX loses its own.
@@ -149,62 +152,16 @@ def scored(
         >>> scored({"kernel": jnp.array([[3.0, -1.0]])}, score=scores.magnitude)
         {'kernel': Array([[3., 1.]], dtype=float32)}
     """
-    trees = {"param": params, **needs(score, inputs)}
-    for name, tree in trees.items():
-        same_structure(tree, params, name)
+    trees = _trees(params, score, inputs)
     flags = jax.tree.leaves(chosen(where, params))
-    _, arguments = _by_leaf(trees, flags, _key(score, key))
-    leaves = iter([score(**given) for given in arguments])
-    whole = [next(leaves) if flag else jnp.zeros(()) for flag in flags]
-    return jax.tree.unflatten(jax.tree.structure(params), whole)
 
+    def of_leaves(trees: Mapping[str, Any], key: Array | None) -> Any:
+        _, arguments = _by_leaf(trees, flags, key)
+        leaves = iter([score(**given) for given in arguments])
+        whole = [next(leaves) if flag else jnp.zeros(()) for flag in flags]
+        return jax.tree.unflatten(jax.tree.structure(params), whole)
 
-def asks(score: Score) -> list[str]:
-    """Return the names of the arguments that a score cannot do without.
-
-    Args:
-        score: a function of leaves.
-
-    Returns:
-        The names in order, `"param"` first.
-
-    Example:
-        >>> asks(scores.taylor)
-        ['param', 'grad']
-    """
-    return [
-        name
-        for name, parameter in inspect.signature(score).parameters.items()
-        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-    ]
-
-
-def needs(score: Score, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Pick, among the inputs, what a score asks for by its argument names.
-
-    Args:
-        score: a function of leaves.
-        inputs: what there is.
-
-    Returns:
-        The inputs that the score asks for, `param` and `key` aside.
-
-    Raises:
-        ValueError: naming an input that the score asks for and that there is not.
-
-    Example:
-        >>> needs(scores.taylor, {"grad": 1.0, "value": 2.0})
-        {'grad': 1.0}
-    """
-    called = getattr(score, "__name__", score)
-    for name in asks(score):
-        if name not in {"param", "key"} and inputs.get(name) is None:
-            raise ValueError(
-                f"The score {called!r} needs `{name}`, a tree like the params; pass `{name}=...`,"
-                " in an optimizer as an extra argument of `update`. The leaf itself is `param`."
-            )
-    names = inspect.signature(score).parameters.keys() - {"param", "key"}
-    return {name: inputs[name] for name in names if inputs.get(name) is not None}
+    return by_automatic_axes(of_leaves, params, trees, key if draws(score, key) else None)
 
 
 def _check_inputs(score: Score, inputs: Mapping[str, Any]) -> None:
@@ -217,16 +174,21 @@ def _check_inputs(score: Score, inputs: Mapping[str, Any]) -> None:
         )
 
 
-def _key(score: Score, key: Array | None) -> Array | None:
-    if "key" not in asks(score):
-        return None
-    if key is None:
-        raise ValueError(f"The score {getattr(score, '__name__', score)!r} draws; give a `key`.")
-    return key
+def _trees(params: Params, score: Score, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the trees that a score is computed from, by argument."""
+    trees = {"param": params, **needs(score, inputs)}
+    for name, tree in trees.items():
+        if jax.tree.structure(tree) == jax.tree.structure(0) != jax.tree.structure(params):
+            raise ValueError(
+                f"`{name}={tree!r}` is no tree like the params; bind a number to the score by"
+                f" `functools.partial(score, {name}=...)`."
+            )
+        same_structure(tree, params, name)
+    return trees
 
 
 def _by_leaf(
-    trees: Mapping[str, Any], flags: list[bool], key: Array | None
+    trees: Mapping[str, Any], flags: Sequence[bool], key: Array | None
 ) -> tuple[list[str], list[dict[str, Array]]]:
     """Turn trees by argument into names and arguments by leaf, for the leaves that are flagged."""
     columns = {name: jax.tree.leaves(tree) for name, tree in trees.items()}
@@ -234,8 +196,8 @@ def _by_leaf(
     arguments = {}
     for i, name, leaf in sites:
         given = {argument: column[i] for argument, column in columns.items()}
-        if "mask" in given:
-            given["mask"] = _full_mask(name, given["mask"], leaf)
+        if _MASK in given:
+            given[_MASK] = _full_mask(name, given[_MASK], leaf)
         if key is not None:
             given["key"] = key_for(key, name)
         arguments[name] = given
@@ -250,8 +212,8 @@ def _full_mask(name: str, mask: Array, leaf: Array) -> Array:
 
 def _scored(score: Score, erased: float, given: Mapping[str, Array]) -> Array:
     """Score the entries of one leaf; what is gone has the score `erased`."""
-    of_entries = score(**{name: leaf for name, leaf in given.items() if name != "mask"})
-    return jnp.where(given["mask"], of_entries, erased) if "mask" in given else of_entries
+    of_entries = score(**{name: leaf for name, leaf in given.items() if name != _MASK})
+    return jnp.where(given[_MASK], of_entries, erased) if _MASK in given else of_entries
 
 
 def _each(fn: Callable[..., Array], leaves: Mapping[str, Any]) -> list[Array]:
@@ -269,9 +231,9 @@ def _verdict(view: View | None, verdicts: dict[str, Array], trees: Mapping[str, 
     """Make masks of what is said of the leaves; what was gone stays gone in a unit that is kept."""
     named, structure = named_leaves(trees["param"]), jax.tree.structure(trees["param"])
     found = back(view, verdicts, {name: leaf.shape for name, leaf in named})
-    old = jax.tree.leaves(trees["mask"]) if "mask" in trees else [jnp.array(True)] * len(named)
+    old = jax.tree.leaves(trees[_MASK]) if _MASK in trees else [jnp.array(True)] * len(named)
     kept = [
-        found[name] & mask if name in found else jnp.array(True)
+        found[name] & mask if name in found else jnp.asarray(mask)
         for (name, _), mask in zip(named, old, strict=True)
     ]
     return jax.tree.unflatten(structure, kept)

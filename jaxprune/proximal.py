@@ -27,7 +27,8 @@ def soften(
         where: `where(path, leaf)` says which leaves are penalised.
 
     Returns:
-        The transform; its `update` needs `params`.
+        The transform; its `update` needs `params`. Updates narrower than their params come out in
+        the dtype of the params: no narrower one lands on an exact zero.
 
     References:
         Parikh and Boyd, "Proximal algorithms", 2014, section 6.5.2 (soft thresholding).
@@ -52,9 +53,11 @@ def soften(
         def softened(update: Array | None, param: Array, penalised: bool) -> Array | None:
             if update is None or not penalised or not _moves(update):
                 return update
-            landed = param + update
-            moved = update - jnp.asarray(by, update.dtype) * jnp.sign(landed).astype(update.dtype)
-            return jnp.where(jnp.abs(landed) > by, moved, -param.astype(update.dtype))
+            # An update that is coarser than its param could not cancel it.
+            dtype = jnp.promote_types(update.dtype, param.dtype)
+            param, update = param.astype(dtype), update.astype(dtype)
+            landed, pull = param + update, jnp.asarray(by, dtype)
+            return jnp.where(jnp.abs(landed) > pull, update - pull * jnp.sign(landed), -param)
 
         updates = jax.tree.map(softened, updates, params, chosen(where, params), is_leaf=_is_none)
         return updates, PenaltyState(step=jnp.asarray(optax.safe_increment(state.step)))

@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from jaxprune import masks as masks_
-from jaxprune import scores
+from jaxprune import packing, scores
 from jaxprune._branch import update_if
 from jaxprune._tree import chosen, is_kernel, map_named, named_leaves, same_structure
 from jaxprune._types import Array, Masks, Params, Schedule, Where
 from jaxprune._view import back, rows
-from jaxprune.allocation import Allocation, across_leaves
+from jaxprune.allocation import Allocation, across_leaves, check_sparsity
+from jaxprune.asking import Score, draws, needs
 from jaxprune.granularity import Granularity, entries
-from jaxprune.one_shot import Score, asks, needs, prune, scored
+from jaxprune.one_shot import prune, scored
 
 __all__ = [
     "KeepMaskedState",
@@ -67,7 +69,8 @@ def prune_gradually(
     are the params that `update` is given; what is gone stays gone.
 
     Args:
-        schedule: step -> sparsity in [0, 1]; the first update is step 1.
+        schedule: step -> sparsity in [0, 1], cut off there where it is traced; the first update is
+            step 1.
         key: PRNG key, for a score that draws.
         score: a function of leaves, see `jaxprune.scores`. What it needs beyond `param` and `key`
             comes as an extra argument of `update`, such as `grad=` (the raw gradient).
@@ -75,7 +78,8 @@ def prune_gradually(
         allocation: how many units each leaf keeps.
         where: which leaves take part.
         accumulate: 0 scores by the moment; a number d in (0, 1] scores by `s <- d s + score`, once
-            a step: 1 sums up all steps, as movement pruning does. Needs 4 bytes a weight.
+            a step: 1 sums up all steps, as movement pruning does. A score that is not finite adds
+            nothing. Needs 4 bytes a weight.
         packed: keep the masks in one bit a weight instead of one byte, for equal results.
 
     Returns:
@@ -104,15 +108,15 @@ def prune_gradually(
         Array([[4., 0.],
                [0., 3.]], dtype=float32)
     """
-    draws = _check_knobs(score, key, accumulate)
+    drawn_from = _check_knobs(score, key, accumulate)
 
     def init(params: Params) -> PruneGraduallyState:
         masks, zeros = _start(params, where, granularity)
         return PruneGraduallyState(
             step=jnp.zeros((), jnp.int32),
             sparsity=jnp.zeros((), jnp.float32),
-            masks=masks_.pack(masks) if packed else masks,
-            key=jnp.copy(key) if key is not None and draws else (),  # the state may be donated
+            masks=packing.pack(masks) if packed else masks,
+            key=jnp.copy(key) if key is not None and drawn_from else (),  # states may be donated
             scores=zeros if accumulate else (),
         )
 
@@ -121,8 +125,8 @@ def prune_gradually(
     ) -> tuple[Any, PruneGraduallyState]:
         weights: Any = _given(params, "prune_gradually")
         step = jnp.asarray(optax.safe_increment(state.step))
-        sparsity = jnp.asarray(schedule(step), jnp.float32)
-        drawn = jax.random.fold_in(state.key, step) if draws else None
+        sparsity = _checked(schedule(step))
+        drawn = jax.random.fold_in(state.key, step) if drawn_from else None
         rule = {"score": score, "where": where, **needs(score, extra)}
         totals = ()
         if accumulate:
@@ -133,13 +137,13 @@ def prune_gradually(
         def remake(old: Masks) -> Masks:
             # Not of `weights + updates`: for a branch that reads the updates, XLA stores them at
             # every step, instead of fusing the optimizer with what is added to the params.
-            held, units = masks_.unpack(old, weights), {"allocation": allocation}
+            held, units = packing.unpack(old, weights), {"allocation": allocation}
             units |= {"granularity": granularity, "masks": held}
             new = prune(weights, sparsity, drawn, **units, **rule)
-            return masks_.pack(new) if packed else new
+            return packing.pack(new) if packed else new
 
         masks = update_if(sparsity != state.sparsity, remake, state.masks)
-        erased = _erase(updates, weights, masks_.unpack(masks, weights))
+        erased = _erase(updates, weights, packing.unpack(masks, weights))
         return erased, PruneGraduallyState(step, sparsity, masks, state.key, totals)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -212,6 +216,11 @@ def _erase(updates: Any, params: Params, masks: Masks) -> Any:
     return jax.tree.map(erase, updates, params, masks, is_leaf=lambda leaf: leaf is None)
 
 
+def _checked(sparsity: Any) -> Array:
+    check_sparsity(sparsity)
+    return jnp.asarray(sparsity, jnp.float32)
+
+
 def _given(params: Params | None, name: str) -> Params:
     if params is None:
         raise ValueError(f"`{name}` needs `params`; call `update(updates, state, params)`.")
@@ -220,12 +229,14 @@ def _given(params: Params | None, name: str) -> Params:
 
 def _check_knobs(score: Score, key: Array | None, accumulate: float) -> bool:
     """Refuse knobs that cannot be; say whether the score draws."""
+    if isinstance(accumulate, Tracer):
+        raise ValueError(
+            "`accumulate` is traced; under `optax.inject_hyperparams` inject a learning rate into a"
+            " function that builds the whole chain, and no knob of `prune_gradually`."
+        )
     if not 0 <= accumulate <= 1:
         raise ValueError(f"`accumulate={accumulate}` must lie in [0, 1]; 0 scores by the moment.")
-    draws = "key" in asks(score)
-    if draws and key is None:
-        raise ValueError("The score draws at random; give `prune_gradually` a `key`.")
-    return draws
+    return draws(score, key)
 
 
 def _start(params: Params, where: Where, granularity: Granularity) -> tuple[Masks, Any]:
@@ -257,7 +268,7 @@ def _full(value: float, dtype: Any, leaf: Array, flag: bool) -> Array:
 
 
 def _add(share: float, old: Array, new: Array) -> Array:
-    return (share * old + new).astype(old.dtype)
+    return (share * old + jnp.where(jnp.isfinite(new), new, 0)).astype(old.dtype)
 
 
 def _total(param: Array, total: Array) -> Array:

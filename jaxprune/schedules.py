@@ -280,9 +280,9 @@ def _hold(step: Array | int, begin: int, end: int, every: int) -> Array:
 
 
 def _saturate(u: Array, rate: Array) -> Array:
-    """Return `(1 - exp(-rate u)) / (1 - exp(-rate))`, which is `u` at rate 0."""
-    slope = jnp.where(rate == 0, 1.0, rate)
-    return jnp.where(rate == 0, u, jnp.expm1(-slope * u) / jnp.expm1(-slope))
+    """Return `(1 - exp(-rate u)) / (1 - exp(-rate))`, `u` at rate 0; no exponent is above 0."""
+    a, back = jnp.where(rate == 0, 1.0, jnp.abs(rate)), jnp.where(rate < 0, 1 - u, 0.0)
+    return jnp.where(rate == 0, u, jnp.exp(-a * back) * jnp.expm1(-a * u) / jnp.expm1(-a))
 
 
 def _check_fraction(name: str, value: Fraction) -> None:

@@ -222,11 +222,13 @@ def lamp(param: Array) -> Array:
     sizes = jnp.abs(_wide(param)).ravel()
     # The ratio does not depend on the scale, but squares of tiny or huge weights leave the range.
     largest = jnp.max(sizes, initial=0, where=~jnp.isnan(sizes))
-    squares = jnp.square(sizes / jnp.where(largest > 0, largest, 1))
+    scaled = jnp.where(jnp.isinf(sizes), 1, sizes / jnp.where(largest > 0, largest, 1))
+    squares = jnp.square(scaled)
     order = jnp.argsort(-squares, stable=True)
     descending = squares[order]
     total = jnp.cumsum(descending)
-    ratios = descending / jnp.where(total == 0, 1, total)
+    # Rounding may not turn the order of neighbours.
+    ratios = lax.cummin(descending / jnp.where(total == 0, 1, total))
     return jnp.zeros_like(ratios).at[order].set(ratios).reshape(param.shape)
 
 

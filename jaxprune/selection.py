@@ -133,7 +133,9 @@ def _rank_top(
     place = _places(leaf, falling)
     standing = jnp.where(place < least[leaf], 0, jnp.where(place < most[leaf], 1, 2))
     kept = (_places(scopes, standing, falling) < keep[scopes]) & (standing < 2)
-    counts = jax.ops.segment_sum(kept.astype(jnp.int32), leaf, len(sizes))
+    # No scatter: where the entries are sharded unevenly, XLA adds up their padding as well.
+    mine = jnp.asarray(leaf) == jnp.arange(len(sizes))[:, None]
+    counts = jnp.sum(kept & mine, axis=1, dtype=jnp.int32)
     # Of one leaf the best stay, so that a count says which.
     kept = place < (-(-counts // multiple) * multiple)[leaf]
     parts = zip(units, ends[:-1], ends[1:], strict=True)

@@ -214,6 +214,13 @@ def test_a_relative_directory_is_understood(
     assert checkpoint.restore("here", state(0)).step == 1
 
 
+def test_leaves_that_would_be_one_file_are_refused(tmp_path: Path) -> None:
+    state = {"a": {"b.c": jnp.zeros(2)}, "a.b": {"c": jnp.ones(2)}}
+    with pytest.raises(ValueError, match=r"'a/b.c' and 'a.b/c' would be one file"):
+        checkpoint.save(tmp_path, 1, state)
+    assert not any(tmp_path.iterdir())
+
+
 def test_keeping_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`keep=0` must be at least 1"):
         checkpoint.save(tmp_path, 1, state(1), keep=0)

@@ -36,6 +36,18 @@ def test_lenet5_costs_what_its_paper_says_it_does():
     assert counts.total(rows).macs == 117600 + 240000 + 48000 + 10080 + 840
 
 
+def test_a_ragged_product_takes_each_row_to_one_group():
+    groups, params, x = jnp.array([3, 5]), {"w": jnp.ones((2, 4, 6))}, jnp.ones((8, 4))
+
+    def fn(p, x):
+        return jax.lax.ragged_dot(x, p["w"], groups)
+
+    (row,) = counts.layers(fn, params, x)
+    assert row.macs == 8 * 4 * 6
+    slope = counts.layers(jax.grad(lambda p, x: fn(p, x).sum()), params, x)
+    assert counts.total(slope).macs == 8 * 4 * 6, "each group sums over rows of its own"
+
+
 def test_zeros_are_counted_where_the_kernel_is_used():
     params = {"w": jnp.eye(4), "v": jnp.ones((4, 4))}
 

@@ -72,6 +72,13 @@ def test_the_gauss_newton_product_is_that_of_the_full_matrix():
     np.testing.assert_allclose(flat(got), want, rtol=1e-4, atol=1e-6)
 
 
+def test_inputs_with_other_numbers_of_examples_are_refused():
+    with pytest.raises(ValueError, match="number the examples, and differ.*16.*32"):
+        curvature.fisher_diagonal(
+            lambda w, xy: w * xy[0] * xy[1], jnp.float32(2), (jnp.ones(16), jnp.ones(32))
+        )
+
+
 def test_the_fisher_product_and_diagonal_are_those_of_the_examples_gradients():
     grads = jax.jit(jax.jacobian(lambda f: losses(REBUILD(f))))(FLAT)
     got = jax.jit(partial(curvature.fisher_product, losses))(PARAMS, VECTOR)

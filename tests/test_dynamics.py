@@ -248,8 +248,24 @@ def test_numbers_of_64_bits_go_into_buffers_of_32():
     assert {leaf.dtype.itemsize for leaf in jax.tree.leaves(state.recording)} == {4}
 
 
+def test_a_state_with_quantiles_can_be_donated():
+    inner = optax.chain(irrelevance.decay.add_irrelevance_penalty(0.1), optax.sgd(0.1))
+    tx = record_dynamics(inner, capacity=1, coefficient=lambda grad: jnp.exp(-jnp.abs(grad)))
+    update = jax.jit(lambda g, s, p: tx.update(g, s, p, grad=g), donate_argnums=1)
+    _, state = update(PARAMS, tx.init(PARAMS), PARAMS)
+    assert state.recording.rows == 1
+
+
+def test_names_may_hold_what_a_file_keeps_them_apart_by(tmp_path):
+    params = {"a|b": jnp.ones((2, 2))}
+    tx = record_dynamics(capacity=1)
+    _, state = tx.update(params, tx.init(params), params)
+    recordings.save(recordings.read(state), tmp_path / "run.npz")
+    assert list(recordings.load(tmp_path / "run.npz").layers) == ["a|b"]
+
+
 def test_wrong_input_is_named(tmp_path):
-    for wrong in ({"capacity": 0}, {"capacity": 3, "every": 0}):
+    for wrong in ({"capacity": 0}, {"capacity": 3, "every": 0}, {"capacity": 3, "every": 2.5}):
         with pytest.raises(ValueError, match="at least 1"):
             record_dynamics(**wrong)
     tx = record_dynamics(capacity=1, score=magnitude_of_gradient)

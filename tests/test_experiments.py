@@ -328,11 +328,19 @@ def test_a_run_whose_data_are_not_to_be_had_leaves_no_directory(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+def test_variants_with_one_directory_are_refused() -> None:
+    config = dataclasses.replace(TINY, variants={"rate -1": {}, "rate 1": {}})
+    with pytest.raises(ValueError, match="'rate -1, .* and 'rate 1, .* share the directory"):
+        grid.cells(config)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["digits", "--epoch", "3"], "--epochs"),
         (["digits", "--sparsities", "1.5"], "`sparsities` has 1.5, which is not in [0, 1]"),
+        (["digits", "--seeds", "0", "0"], "`seeds` holds a value twice"),
+        (["digits", "--seeds", "-1"], "`seeds` has -1, which is not in [0"),
         (["digits", "--prune-from", "0.9"], "`prune_until=0.6` comes before `prune_from=0.9`"),
         (["digit"], "did you mean `digits`?"),
         ([], "usage: python -m experiments.run NAME"),

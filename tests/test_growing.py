@@ -630,6 +630,29 @@ def test_a_given_set_takes_filters_as_the_plan_pairs_them():
         init(pairs[1, :1])
 
 
+@pytest.mark.parametrize("wrong", [{"every": 15.6}, {"hold": 2**31}, {"least_updates": -1}])
+def test_steps_that_are_no_steps_are_named(wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=f"`{name}={value}` must be a whole number"):
+        add_growing_penalty(0.5, Growth(**wrong))
+
+
+def test_a_hold_without_an_end_holds():
+    tx = add_growing_penalty(0.5, Growth(every=1, increment=0.5, ceiling=0.9, hold=2**31 - 1))
+    params = {"kernel": jnp.arange(1.0, 9.0).reshape(2, 4)}
+    state, phases = tx.init(params), []
+    for _ in range(5):
+        _, state = tx.update(params, state, params)
+        phases.append(int(read(state, params).phase))
+    assert phases == [1, 2, 2, 2, 2]
+
+
+def test_a_batch_of_states_is_not_read_as_one():
+    tx, params = add_growing_penalty(0.5), {"kernel": jnp.ones((2, 3, 4))}
+    with pytest.raises(ValueError, match="is a batch; read one by one"):
+        read(jax.vmap(tx.init)(params), {"kernel": params["kernel"][0]})
+
+
 def test_untrained_params_are_refused_unless_asked_for():
     fresh = {"kernel": jnp.ones((2, 4)), "bias": jnp.zeros(4), "scale": jnp.ones(4)}
     with pytest.raises(ValueError, match="look untrained"):

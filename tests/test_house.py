@@ -18,11 +18,13 @@ PACKAGE = ROOT / "jaxprune"
 LAYERS = (
     # Ring 0: the vocabulary.
     {"_types"},
-    {"_tree", "_batch", "_branch", "_count", "_text", "_view"},
+    {"_tree", "_batch", "_branch", "_count", "_gap", "_mesh", "_text", "_view"},
+    {"irrelevance._leaves", "structure.values", "packing"},
     {"curvature._floats", "curvature._losses", "irrelevance._exp", "irrelevance._quantile"},
     {"irrelevance._checks", "stochastic._checks", "stochastic._window"},
     # Ring 1: pure and stateless.
-    {"_kth", "masks", "granularity", "schedules", "structure.graph", "structure.constants"},
+    {"_kth", "asking", "masks", "granularity", "schedules"},
+    {"structure.graph", "structure.constants"},
     {"stochastic._laws", "stochastic._search"},
     {
         "allocation",

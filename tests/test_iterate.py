@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -113,6 +114,20 @@ def test_an_interrupted_comparison_goes_on_to_the_same_figures(finished, tmp_pat
     assert {k: again[k] for k in again.keys() - clocks} == {
         k: first[k] for k in first.keys() - clocks
     }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"every": 0}, "`every` has 0"),
+        ({"fraction": 1.5}, "`fraction` has 1.5"),
+        ({"seeds": (0, 0)}, "`seeds` holds a value twice"),
+        ({"methods": {"L1, +": METHODS["L1"], "l1": METHODS["L1"]}}, "share the directory 'l1'"),
+    ],
+)
+def test_what_cannot_be_iterated_is_refused_before_anything_is_trained(wrong, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        dataclasses.replace(iterations.find("lenet300_mnist"), **wrong)
 
 
 def test_another_run_in_the_directory_is_refused(finished):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune import masks, pruning
+from jaxprune import masks, packing, pruning
 
 MASK = {"w": jnp.array([[True, False], [False, False]]), "b": jnp.array(True)}
 
@@ -58,15 +58,15 @@ def test_an_empty_leaf_is_neither_sparse_nor_an_error():
 @given(st.lists(st.booleans(), min_size=1, max_size=70))
 def test_packing_takes_a_bit_an_entry_and_loses_nothing(bits):
     mask = jnp.array(bits)
-    packed = masks.pack(mask)
+    packed = packing.pack(mask)
     assert packed.size == -(-len(bits) // 8)
-    assert masks.unpack(packed, mask).tolist() == bits
+    assert packing.unpack(packed, mask).tolist() == bits
 
 
 def test_packing_leaves_scalars_alone_and_keeps_shapes():
-    packed = masks.pack(MASK)
+    packed = packing.pack(MASK)
     assert packed["b"].dtype == bool
-    jax.tree.map(np.testing.assert_array_equal, masks.unpack(packed, MASK), MASK)
+    jax.tree.map(np.testing.assert_array_equal, packing.unpack(packed, MASK), MASK)
 
 
 def test_from_params_keeps_the_non_zeros_of_kernels():

@@ -337,6 +337,16 @@ def test_a_where_that_matches_nothing_is_an_error():
         penalties.add_l1_penalty(0.3).init({"bias": jnp.ones(3)})
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("update_dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_soft_thresholding_lands_on_exact_zeros_in_every_pair_of_dtypes(dtype, update_dtype):
+    params = {"w": jnp.array([[0.1234567, -0.4, 2.0]], dtype)}
+    tx = proximal.soften(0.5)
+    updates, _ = tx.update({"w": jnp.zeros((1, 3), update_dtype)}, tx.init(params), params)
+    landed = optax.apply_updates(params, updates)["w"]
+    assert landed.dtype == dtype and landed.tolist() == [[0, 0, 1.5]]
+
+
 def test_soft_thresholding_lands_on_exact_zeros_and_on_the_minimum_of_a_lasso():
     # The minimum of (w - t)^2 / 2 + c |w| is t moved towards 0 by c.
     target = jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)

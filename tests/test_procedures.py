@@ -223,6 +223,21 @@ def test_the_figure_that_is_not_finite_is_named(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_bounds_and_fractions_may_be_arrays_and_stay_on_disk(tmp_path):
+    own = go(3, directory=tmp_path / "a")
+    other = go(
+        3, bound=np.float64(RULE["bound"]), fraction=jnp.float32(RULE["fraction"]),
+        directory=tmp_path / "b",
+    )  # fmt: skip
+    assert [row["pruned"] for row in other.history] == [row["pruned"] for row in own.history]
+
+
+@pytest.mark.parametrize("figure", [jnp.array([0.9]), None, 1j, "0.9"])
+def test_a_figure_that_is_no_number_is_named(figure):
+    with pytest.raises(ValueError, match="`evaluate` gave 'accuracy' as .* one real number"):
+        go(1, Training(train, lambda state: {"accuracy": figure}))
+
+
 def test_figures_without_names_are_refused():
     with pytest.raises(ValueError, match="`evaluate` gave 0.5.* by name"):
         go(1, Training(train, lambda state: 0.5))  # pyright: ignore[reportArgumentType] # the mistake is the test

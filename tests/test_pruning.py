@@ -272,7 +272,7 @@ def test_movement_scores_accumulate_over_steps():
 
 
 def test_random_scores_need_a_key_and_repeat_with_it():
-    with pytest.raises(ValueError, match="give `prune_gradually` a `key`"):
+    with pytest.raises(ValueError, match="'random' draws; give a `key`"):
         pruning.prune_gradually(STAIRS, score=scores.random)
     one, two, other = (
         prune(params_like(), 0.5, jax.random.key(k), score=scores.random) for k in (0, 0, 1)

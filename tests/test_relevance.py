@@ -363,6 +363,46 @@ def test_gradients_of_nothing_but_zeros_make_every_weight_irrelevant():
     assert trees_equal(added(penalty, w, jnp.zeros_like(w)), w)
 
 
+def test_alpha_is_measured_as_soon_as_there_is_a_gradient():
+    w, g = TREE["dense"]["kernel"], GRADS["dense"]["kernel"]
+    penalty = add_irrelevance_penalty(0.5, alpha=Quantile(0.9))
+    _, at_once = penalty.update(g, penalty.init(w), w)
+    for nothing in (0.0, jnp.nan, jnp.inf):
+        _, state = penalty.update(jnp.full_like(g, nothing), penalty.init(w), w)
+        assert jnp.isnan(state.alpha)
+        _, state = penalty.update(g, state, w)
+        assert state.alpha == at_once.alpha
+
+
+def test_rows_that_a_batch_does_not_read_are_no_scale():
+    params = {"table": jnp.ones((1000, 2)), "out": jnp.ones((2, 2))}
+    grads = {"table": jnp.zeros((1000, 2)).at[:2].set(0.25), "out": jnp.full((2, 2), 0.5)}
+    penalty = add_irrelevance_penalty(0.5, alpha=Quantile(0.5))
+    assert penalty.update(grads, penalty.init(params), params)[1].alpha == 0.25
+
+
+def test_leaves_without_a_gradient_or_a_param_are_passed_over():
+    params = {"a": jnp.ones((2, 2)), "frozen": jnp.ones((2, 2)), "hole": None}
+    grads = {"a": jnp.full((2, 2), 0.5), "frozen": None, "hole": None}
+    coupled = add_irrelevance_penalty(0.5, alpha=Quantile(0.5))
+    got, state = coupled.update(grads, coupled.init(params), params)
+    assert got["frozen"] is None and state.alpha == 0.5
+    apart = decay_irrelevant(0.5, alpha=Quantile(0.5))
+    got, _ = apart.update(grads, apart.init(params), params, grad=grads)
+    assert got["frozen"] is None and got["a"].shape == (2, 2)
+
+
+def test_schedules_injected_around_more_than_a_penalty_are_refused_at_a_restart():
+    @optax.inject_hyperparams
+    def make(strength):
+        return optax.chain(add_irrelevance_penalty(strength), optax.sgd(0.1))
+
+    params = TREE["dense"]["kernel"]
+    decay.restart(make(0.1).init(params))  # a number needs no restart
+    with pytest.raises(ValueError, match="around the penalty alone"):
+        decay.restart(make(decay.fading_strength(1.0, 4)).init(params))
+
+
 def test_nothing_left_keeps_the_last_alpha():
     penalty = add_irrelevance_penalty(0.5, alpha=Quantile(0.9))
     w = TREE["dense"]["kernel"]

@@ -149,6 +149,8 @@ def test_geometric_is_the_exponential_of_the_logarithmic_rate():
 
 
 def test_exponential_of_rate_zero_is_linear():
+    steep = schedules.exponential_sparsity(0.9, end=10, rate=-100.0)(jnp.arange(11))
+    np.testing.assert_allclose(steep, [0] * 9 + [0.9 * np.exp(-10), 0.9], atol=1e-6)
     flat = schedules.exponential_sparsity(0.8, end=9, rate=0.0)(jnp.arange(12))
     np.testing.assert_allclose(
         flat, schedules.linear_sparsity(0.8, end=9)(jnp.arange(12)), atol=1e-7

@@ -189,6 +189,16 @@ def test_lamp_does_not_depend_on_the_scale_of_the_leaf(scale):
     np.testing.assert_allclose(scores.lamp(KERNEL * scale), scores.lamp(KERNEL), rtol=1e-4)
 
 
+def test_an_infinite_weight_is_the_largest():
+    assert scores.lamp(jnp.array([1.0, -jnp.inf, 2.0])).tolist() == [0, 1, 0]
+
+
+def test_rounding_turns_no_neighbours_of_a_large_leaf():
+    weights = jax.random.normal(jax.random.key(0), (500, 400))
+    found = scores.lamp(weights).ravel()[jnp.argsort(-jnp.abs(weights).ravel(), stable=True)]
+    assert (jnp.diff(found) <= 0).all()
+
+
 def test_a_nan_among_the_weights_leaves_the_other_lamp_scores_alone():
     got = scores.lamp(jnp.array([1.0, jnp.nan, 2.0]))
     np.testing.assert_allclose(got, [0.2, np.nan, 1.0], rtol=1e-6)

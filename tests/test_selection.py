@@ -359,8 +359,11 @@ def test_what_stands_before_a_leaf_is_summed_within_its_scope():
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np, re
 from jax.sharding import NamedSharding, PartitionSpec as P
+import optax
 from jaxprune.one_shot import prune
-from jaxprune import granularity, masks
+from jaxprune import granularity, masks, penalties, proximal, scores
+from jaxprune.pruning import prune_gradually
+from jaxprune.stochastic import zero_stochastically
 mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 keys = jax.random.split(jax.random.key(0), 4)
 params = {
@@ -378,6 +381,12 @@ for unit in (granularity.filters(), granularity.entries()):
     here, there = keep(params, jnp.float32(0.9)), keep(shards, jnp.float32(0.9))
     for name in params:
         np.testing.assert_array_equal(np.asarray(here[name]), np.asarray(there[name]))
+lay = {k: NamedSharding(mesh, spec) for k, spec in specs.items()}
+filters = lambda p: prune(p, 0.5, granularity=granularity.filters())
+there = jax.jit(filters, out_shardings=lay)(shards)
+assert sum(int(m.reshape(-1, m.shape[-1])[0].sum()) for m in there.values()) == 91, "of 181 filters"
+keep = jax.jit(lambda p, s: prune(p, s))
+there = keep(shards, jnp.float32(0.9))
 text = keep.lower(shards, jnp.float32(0.9)).compile().as_text()
 assert "all-gather" not in text and "all-to-all" not in text, "the params are gathered"
 assert "collective-permute" not in text
@@ -386,6 +395,23 @@ shapes = [re.findall(r"s32\\[([0-9,]+)\\]", line)[0].split(",") for line in redu
 sizes = [int(np.prod([int(n) for n in shape])) for shape in shapes]
 assert len(reduces) <= 4 and max(sizes) <= 32, (len(reduces), sizes)
 assert there["one"].sharding.is_equivalent_to(shards["one"].sharding, 2), there["one"].sharding
+explicit = jax.make_mesh((4, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+laid = {k: jax.device_put(v, NamedSharding(explicit, specs[k])) for k, v in params.items()}
+for knobs in ({}, {"granularity": granularity.filters()}):
+    here, there = prune(params, 0.5, **knobs), jax.jit(lambda p: prune(p, 0.5, **knobs))(laid)
+    for name in params:
+        np.testing.assert_array_equal(np.asarray(here[name]), np.asarray(there[name]))
+        assert there[name].sharding.is_equivalent_to(laid[name].sharding, there[name].ndim)
+tx = optax.chain(
+    penalties.add_l1_penalty(0.1), optax.adam(0.1), proximal.soften(0.01),
+    prune_gradually(lambda step: 0.5, score=scores.lamp, accumulate=1.0, packed=True),
+    zero_stochastically(jax.random.key(0), 0.1),
+)
+step = jax.jit(lambda p: optax.apply_updates(p, tx.update(p, tx.init(p), p)[0]))
+few = ("one", "whole")
+here, there = (step({name: tree[name] for name in few}) for tree in (params, laid))
+for name in few:
+    np.testing.assert_allclose(here[name], there[name], rtol=1e-5, atol=1e-6)
 by_shard = jax.shard_map(lambda p: prune(p, 0.5), mesh=mesh, in_specs=P("a"), out_specs=P("a"))
 local = jax.jit(by_shard)({"w": params["three"]})["w"]
 assert local.reshape(4, -1).sum(1).tolist() == [80] * 4, "each shard alone"

@@ -509,6 +509,10 @@ WRONG = {
         "`begin=1.5`.* whole",
     ),
     "every": (lambda: zero_stochastically(KEY, 0.1, window=Window(every=0)), "every"),
+    "no draw": (
+        lambda: zero_stochastically(KEY, 0.1, window=Window(end=50, every=100)),
+        "no step to draw at: the first is 100",
+    ),
     "every so many": (
         lambda: zero_stochastically(KEY, 0.1, window=Window(every=2**31)),
         "`every=2147483648`",

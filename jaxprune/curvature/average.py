@@ -100,7 +100,11 @@ def with_curvature(
             now = hutchinson_diagonal(product, weights, drawn, probes=probes).value
             share = jnp.where(state.step == 0, 0.0, decay)
             pairs = zip(floats.pick(old), floats.pick(now), strict=True)
-            return floats.alone([(share * o + (1 - share) * n).astype(o.dtype) for o, n in pairs])
+            # What is not finite, as after an overflow, would stay in the average for good.
+            return floats.alone([
+                jnp.where(jnp.isfinite(n), share * o + (1 - share) * n, o).astype(o.dtype)
+                for o, n in pairs
+            ])
 
         curvature = update_if(state.step % every == 0, average, state.curvature)
         extra = {**extra, "curvature": curvature}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from jaxprune._tree import named_leaves
 from jaxprune._types import Array, Params
 from jaxprune.curvature._floats import floats_of, widen
 from jaxprune.curvature._losses import scalar
@@ -163,7 +164,10 @@ def fisher_diagonal(
     """
     loss = scalar(loss_of, "loss_of", "the loss as a function of the params and one example")
     floats = floats_of(params)
-    size = len(jax.tree.leaves(batch)[0])
+    sizes = {name: len(leaf) for name, leaf in named_leaves(batch)}
+    size = next(iter(sizes.values()))
+    if set(sizes.values()) != {size}:
+        raise ValueError(f"The leading axes of `batch` number the examples, and differ: {sizes}.")
     whole = size - size % chunk
 
     def squares(part: Any) -> Any:

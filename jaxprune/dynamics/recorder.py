@@ -7,6 +7,7 @@ Rows go into buffers of fixed size that travel in the state, so that no step wai
 import inspect
 from collections import Counter
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import optax
 from jaxprune._branch import update_if
 from jaxprune._tree import is_kernel, names
 from jaxprune._types import Array, Params, Where
+from jaxprune.asking import Score, needs
 from jaxprune.dynamics._rows import (
     BINS,
     EDGES,
@@ -28,7 +30,7 @@ from jaxprune.dynamics._rows import (
 )
 from jaxprune.dynamics.nodes import closed, dead
 from jaxprune.masks import sparsity as sparsity_of
-from jaxprune.one_shot import Score, needs, prune
+from jaxprune.one_shot import prune
 from jaxprune.stochastic.calibration import leaves_of
 from jaxprune.stochastic.transform import _land
 from jaxprune.structure.groups import Group as GroupOfPlan
@@ -106,8 +108,9 @@ def record_dynamics(
         >>> int(found.rows), found.step[:2].tolist(), float(found.layers["kernel"].sparsity[1])
         (2, [2, 4], 0.5)
     """
-    if capacity < 1 or every < 1:
-        raise ValueError(f"`capacity={capacity}` and `every={every}` must be at least 1.")
+    for name, value in (("capacity", capacity), ("every", every)):
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"`{name}={value!r}` must be a whole number, at least 1.")
     inside = optax.with_extra_args_support(inner or optax.identity())
     rule = _Recorder(inside, capacity, every, plan, score, coefficient, where)
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
@@ -130,8 +133,11 @@ class _Recorder(NamedTuple):
         layers = {name: blank_layer(size, leaf.size) for name, leaf in named.items()}
         groups = {name: blank_group(size, len(sides.into)) for name, sides in nodes.items()}
         step = jnp.zeros(size, jnp.int32)
-        unknown = jnp.full((size, len(QUANTILES)), jnp.nan, jnp.float32)
-        coefficients = {name: unknown for name in named if self.coefficient}
+        coefficients = {  # an array each, for the state may be donated
+            name: jnp.full((size, len(QUANTILES)), jnp.nan, jnp.float32)
+            for name in named
+            if self.coefficient
+        }
         rows = Recording(jnp.int32(0), jnp.int32(0), step, layers, groups, coefficients)
         zeros = {name: leaf == 0 for name, leaf in named.items()}
         return RecordDynamicsState(jnp.int32(0), self.inner.init(params), rows, zeros)

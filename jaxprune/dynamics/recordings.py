@@ -189,6 +189,7 @@ def _coefficients(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _gathered(arrays: Mapping[str, np.ndarray], kind: str, rows: Any) -> dict[str, Any]:
-    split = [key.split(_APART) for key in arrays]
-    names: Sequence[str] = list(dict.fromkeys(parts[1] for parts in split if parts[0] == kind))
+    of_kind = [key.partition(_APART)[2] for key in arrays if key.startswith(kind + _APART)]
+    # A name may hold what keeps kind, name and field apart.
+    names: Sequence[str] = list(dict.fromkeys(rest.rpartition(_APART)[0] for rest in of_kind))
     return {n: rows._make(arrays[_APART.join((kind, n, f))] for f in rows._fields) for n in names}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial, reduce
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -115,9 +116,12 @@ def checked(growth: Growth, given: bool) -> None:
     """
     if given and growth.pick_ceiling is not None:
         raise ValueError("`masks` are a doomed set; give `growth.at_start()`, which picks none.")
-    rises = growth.increment > 0 and growth.pick_increment > 0
-    if growth.every < 1 or growth.hold < 0 or not rises:
-        raise ValueError(f"{growth} must have `every` >= 1, `hold` >= 0 and increments above 0.")
+    for name, least in (("every", 1), ("hold", 0), ("least_updates", 0)):
+        value: Any = getattr(growth, name)
+        if not isinstance(value, Integral) or not least <= int(value) < 2**31:
+            raise ValueError(f"`{name}={value!r}` must be a whole number, {least} <= n < 2**31.")
+    if not (growth.increment > 0 and growth.pick_increment > 0):
+        raise ValueError(f"{growth} must have increments above 0.")
     if not 0 <= growth.ceiling < math.inf:
         raise ValueError(
             f"`ceiling={growth.ceiling}` must be a finite number >= 0: removal waits for it. A high"

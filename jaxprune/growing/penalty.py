@@ -222,7 +222,7 @@ def _grown(
 def _phase(growth: Growth, step: Array, ended: Array, layers: GrowthOfLayer) -> Array:
     """Return the phase of the step to come."""
     growing = jnp.where(jnp.any(layers.picked < 0), PICKING, PUSHING)
-    after = jnp.where(step > ended + growth.hold, DONE, HOLDING)
+    after = jnp.where(step - ended > growth.hold, DONE, HOLDING)
     return jnp.where(ended < 0, growing, after).astype(jnp.int32)
 
 

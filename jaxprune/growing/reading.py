@@ -61,6 +61,8 @@ def read(opt_state: Any, params: Params, *, granularity: Granularity | None = No
     if not states:
         raise ValueError("The optimizer state holds no growing penalty; chain one first.")
     doomed, kept, layers = {}, {}, {}
+    if any(jnp.ndim(state.step) for state in states):
+        raise ValueError("The state is a batch; read one by one, or `jax.vmap` this function.")
     for state in states:
         found = [site for site in named_leaves(state.doomed) if site[1].ndim]
         columns = jax.tree.leaves(state.layers)  # out of the wrappers that NNX puts around arrays

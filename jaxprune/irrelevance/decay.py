@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune._branch import update_if
 from jaxprune._tree import chosen, is_kernel, same_structure
 from jaxprune._types import Array, Params, Schedule, Where
 from jaxprune.irrelevance._checks import Alpha, Strength, number, valid_alpha, valid_strength
+from jaxprune.irrelevance._leaves import fits, is_none, moves
+from jaxprune.irrelevance._quantile import alpha_in_use
 from jaxprune.irrelevance.relevance import Coefficient, Quantile, exponential, linear, weigh
 from jaxprune.penalties import PenaltyState
 
@@ -33,7 +34,8 @@ class IrrelevanceState(NamedTuple):
 
     Attributes:
         step: int32 scalar, updates since the start or the last `restart`.
-        alpha: float32 scalar, the scale of the relevance in use.
+        alpha: float32 scalar, the scale of the relevance in use; NaN while a `Quantile` has found
+            none.
     """
 
     step: Array
@@ -141,7 +143,8 @@ def decay_irrelevant(
                 f"`decay_irrelevant` needs `{relevance}=`, a tree like the params; call"
                 f" `update(updates, state, params, {relevance}=...)`."
             )
-        same_structure(relevances, params, relevance)
+        if not fits(relevances, params):
+            same_structure(relevances, params, relevance)
         return _pull(rule, -1, updates, state, relevances, params)
 
     return optax.GradientTransformationExtraArgs(partial(_init, rule), update)
@@ -188,6 +191,10 @@ def restart(opt_state: Any) -> Any:
     Returns:
         The state, of the same structure.
 
+    Raises:
+        ValueError: if schedules are injected into a chain with a penalty in it: which are its own
+            is not known. Inject into the penalty alone.
+
     Example:
         >>> optimizer = optax.chain(add_irrelevance_penalty(1e-3), optax.sgd(0.1))
         >>> params = jnp.ones((1, 1))
@@ -200,11 +207,18 @@ def restart(opt_state: Any) -> Any:
         if _is_injected(part):  # `optax.inject_hyperparams` counts for a schedule itself
             counts = jax.tree.map(jnp.zeros_like, part.hyperparams_states)
             return part._replace(hyperparams_states=counts, inner_state=at_zero(part.inner_state))
+        if _is_injected_around(part):
+            raise ValueError(
+                "Schedules are injected into a chain that has a penalty in it, and `restart` cannot"
+                " tell which are the penalty's; put `optax.inject_hyperparams` around the penalty"
+                " alone."
+            )
         if not _is_penalty(part):
             return part
         return part._replace(step=jax.tree.map(jnp.zeros_like, part.step))
 
-    return jax.tree.map(at_zero, opt_state, is_leaf=lambda x: _is_injected(x) or _is_penalty(x))
+    parts = (_is_injected, _is_injected_around, _is_penalty)
+    return jax.tree.map(at_zero, opt_state, is_leaf=lambda x: any(is_one(x) for is_one in parts))
 
 
 class _Rule(NamedTuple):
@@ -218,7 +232,7 @@ class _Rule(NamedTuple):
 
 def _init(rule: _Rule, params: Params) -> IrrelevanceState:
     chosen(rule.where, params)
-    fixed = 1.0 if isinstance(rule.alpha, Quantile) else rule.alpha
+    fixed = jnp.nan if isinstance(rule.alpha, Quantile) else rule.alpha
     # A copy: donating the state must not destroy what the caller holds.
     return IrrelevanceState(jnp.zeros((), jnp.int32), jnp.array(fixed, jnp.float32))
 
@@ -236,45 +250,21 @@ def _pull(
         raise ValueError("`params` is missing; call `optimizer.update(grads, state, params)`.")
     flags = chosen(rule.where, params)
     strength = rule.strength(state.step) if callable(rule.strength) else rule.strength
-    alpha = _alpha(rule.alpha, state, relevances, params, flags)
+    alpha = alpha_in_use(rule.alpha, state, relevances, params, flags)
+    # While none is found, every |g| is 0 or not finite: 1 or 0 by any alpha.
+    divisor = jnp.where(jnp.isnan(alpha), 1.0, alpha) if isinstance(rule.alpha, Quantile) else alpha
 
     def pulled(update: Array, param: Array, relevance: Array, flag: bool) -> Array:
-        if not flag or not _moves(update):
+        if not flag or not moves(update):
             return update
-        weights = weigh(relevance, coefficient=rule.coefficient, alpha=alpha)
+        weights = weigh(relevance, coefficient=rule.coefficient, alpha=divisor)
         scale = jnp.asarray(strength, weights.dtype)
         both = update.astype(weights.dtype) + factor * scale * weights * param
         return jnp.where(scale > 0, both.astype(update.dtype), update)
 
-    updates = jax.tree.map(pulled, updates, params, relevances, flags, is_leaf=_is_none)
+    updates = jax.tree.map(pulled, updates, params, relevances, flags, is_leaf=is_none)
     step = jnp.asarray(optax.safe_increment(state.step))
     return updates, IrrelevanceState(step, jnp.asarray(alpha, jnp.float32))
-
-
-def _alpha(
-    alpha: Alpha,
-    state: IrrelevanceState,
-    relevances: Any,
-    params: Params,
-    flags: Any,
-) -> float | Array:
-    """Return the scale of the relevance; one from the gradients is measured when it is due."""
-    if not isinstance(alpha, Quantile):
-        return alpha
-    columns = jax.tree.leaves(relevances, is_leaf=_is_none), jax.tree.leaves(params)
-    rows = zip(*columns, jax.tree.leaves(flags), strict=True)
-    pairs = [(grad, param) for grad, param, flag in rows if flag and _moves(grad)]
-    measure = partial(alpha.measure, [grad for grad, _ in pairs], [param for _, param in pairs])
-    return update_if(state.step == 0, measure, state.alpha)
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
-
-
-def _moves(update: Any) -> bool:
-    """Say whether a leaf can be pulled: not where optax allows None, nor integers' `float0`."""
-    return update is not None and jnp.issubdtype(update.dtype, jnp.floating)
 
 
 def _is_penalty(part: Any) -> bool:
@@ -283,3 +273,11 @@ def _is_penalty(part: Any) -> bool:
 
 def _is_injected(part: Any) -> bool:
     return isinstance(part, optax.InjectStatefulHyperparamsState) and _is_penalty(part.inner_state)
+
+
+def _is_injected_around(part: Any) -> bool:
+    """Say whether schedules are injected into more than a penalty."""
+    if not isinstance(part, optax.InjectStatefulHyperparamsState) or _is_penalty(part.inner_state):
+        return False
+    inside = jax.tree.leaves(part.inner_state, is_leaf=_is_penalty)
+    return bool(jax.tree.leaves(part.hyperparams_states)) and any(map(_is_penalty, inside))

@@ -148,12 +148,16 @@ def figures_of(training: Training, state: Any) -> dict[str, float]:
         raise ValueError(
             f"`evaluate` gave {figures!r}; let it give figures by name, as {{'accuracy': 0.98}}."
         )
-    return {name: _number(value) for name, value in figures.items()}
+    return {name: _number(name, value) for name, value in figures.items()}
 
 
-def _number(value: Any) -> float:
+def _number(name: str, value: Any) -> float:
     """Return a figure as the number that it prints as: a float32 of 0.8 is 0.8, not above it."""
     scalar = np.asarray(value)[()]
+    dtype = np.asarray(value).dtype
+    real = jnp.issubdtype(dtype, np.number) and not jnp.issubdtype(dtype, np.complexfloating)
+    if np.ndim(value) or not (real or jnp.issubdtype(dtype, np.bool_)):
+        raise ValueError(f"`evaluate` gave {name!r} as {value!r}; let it be one real number.")
     return float(str(scalar)) if scalar.dtype in (np.float32, np.float16) else float(scalar)
 
 

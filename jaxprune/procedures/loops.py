@@ -118,6 +118,7 @@ def prune_while_good(
         >>> outcome.best.params["kernel"].tolist(), outcome.ended
         ([[4.0, -1.0], [0.0, 2.0]], 'All 3 rounds are used.')
     """
+    bound, fraction = float(bound), float(fraction)
     if not 0 < fraction < 1:
         raise ValueError(f"`fraction={fraction}` must lie in (0, 1): of what remains, at a time.")
     if not math.isfinite(bound):
@@ -125,7 +126,7 @@ def prune_while_good(
     check_counts(rounds=rounds, patience=patience)
 
     def judge(carry: Carry, figures: Row, history: list[Row]) -> tuple[Carry, Row]:
-        good = _rounds.value_of(figures, metric) > bound and _rounds.finite(figures)
+        good = bool(_rounds.value_of(figures, metric) > bound and _rounds.finite(figures))
         counts = _rounds.counts_of(carry.state)
         count = cropping.share(fraction, counts["remaining"]) if good and history else 0
         row = {**counts, "good": good, "pruned": count}

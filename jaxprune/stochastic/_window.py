@@ -77,3 +77,8 @@ def check(window: Any) -> None:
         raise ValueError(f"`begin={begin}`, `end={end}` must be steps, 0 <= begin <= end < 2**31.")
     if not 1 <= every <= _NEVER:
         raise ValueError(f"`every={every}` must be 1, which draws at every step, to 2**31 - 1.")
+    if begin < end < begin + every:
+        raise ValueError(
+            f"`begin={begin}`, `end={end}` and `every={every}` leave no step to draw at: the first"
+            f" is {begin + every}."
+        )

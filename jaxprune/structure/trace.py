@@ -72,9 +72,7 @@ def walk(
     graph = Graph(TABLE)
     leaves = {n: _leaf(graph, n, leaf, protected=n in protected) for n, leaf in own.items()}
     if held is not None:
-        for name in numbers(params):
-            for a, axis in enumerate(leaves[name].axes):
-                axis["const"] = held(name, a)
+        _hold({name: leaves[name] for name in numbers(params)}, held)
     others = jax.tree.leaves((tuple(args), dict(kwargs)))
     rest = [_input(graph, x) for x in others]
     ins = [*leaves.values(), *rest]
@@ -119,6 +117,12 @@ def numbers(params: Any) -> dict[str, Any]:
     """Return the parameters that are numbers, and no PRNG keys, by their names."""
     extended = jax.dtypes.extended
     return {n: x for n, x in arrays(params).items() if not jnp.issubdtype(x.dtype, extended)}
+
+
+def _hold(leaves: dict[str, Value], held: Callable[[str, int], np.ndarray]) -> None:
+    for name, value in leaves.items():
+        for a, axis in enumerate(value.axes):
+            axis["const"] = held(name, a)
 
 
 def _settle(graph: Graph, output: Value, parameter: Value | None) -> None:

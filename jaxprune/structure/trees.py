@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxprune._tree import map_named
-from jaxprune.masks import pack, unpack
+from jaxprune.packing import pack, unpack
 from jaxprune.structure.plan import Keep, Kept, Plan, checked_keep, kept_indices
 
 __all__ = ["owner", "shrink_state", "survivors"]

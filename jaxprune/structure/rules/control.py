@@ -39,14 +39,13 @@ def _custom_jvp(graph: Graph, eqn: Any, *ins: Value) -> list[Value]:
     """Walk the function, and its derivative as it was defined."""
     primal = graph.run(eqn.params["call_jaxpr"], ins)
     graph.keep(primal)
-    known = graph.derivatives
     if graph.deriving:  # the derivative calls the function, whose derivative is this one again
         return primal.outs
-    if id(eqn) not in known:
-        known[id(eqn)] = _jvp_jaxpr(eqn)
+    if id(eqn) not in graph.derivatives:
+        graph.derivatives[id(eqn)] = _jvp_jaxpr(eqn)
     graph.deriving = True
     moving = [v for v, var in zip(ins, eqn.invars, strict=True) if _moves(var.aval)]
-    tape = graph.run(known[id(eqn)], [*ins, *map(_tangent, moving)])
+    tape = graph.run(graph.derivatives[id(eqn)], [*ins, *map(_tangent, moving)])
     graph.deriving = False
     moved = [v for v, var in zip(primal.outs, eqn.outvars, strict=True) if _moves(var.aval)]
     for out, twin in zip([*primal.outs, *moved], tape.outs, strict=True):
@@ -67,8 +66,7 @@ def _custom_jvp_rebuild(step: Step, arrays: list[Any], cut: Any) -> Sequence[Any
     @call.defjvp
     def _(primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         moving = [t for x, t in zip(primals, tangents, strict=True) if _moves(x)]
-        outs = list(cut.replay(derivative, [*primals, *moving]))
-        many = len(primal.outs)
+        outs, many = list(cut.replay(derivative, [*primals, *moving])), len(primal.outs)
         return call(*primals), _with_still(outs[:many], outs[many:])
 
     return call(*arrays)
