@@ -144,16 +144,17 @@ def _spell(path: tuple[Any, ...], boxes: set[tuple[Any, ...]]) -> str:
 
 
 def _boxes(tree: Any) -> set[tuple[Any, ...]]:
-    """Return the paths of NNX's variables: each wraps one array, whose own key says nothing."""
-    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_variable)
-    return {path for path, leaf in paths if path and _is_variable(leaf)}
+    """Return the paths of Flax's boxes: each wraps one array, whose own key says nothing."""
+    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_box)
+    return {path for path, leaf in paths if path and _is_box(leaf)}
 
 
-def _is_variable(node: Any) -> bool:
-    """Say whether a node is NNX's, without importing Flax."""
+def _is_box(node: Any) -> bool:
+    """Say whether a node is a variable of NNX's or a partitioned one of linen's, without Flax."""
     return any(
-        kind.__name__ == "Variable" and kind.__module__.startswith("flax.nnx")
+        kind.__name__ == name and kind.__module__.startswith(module)
         for kind in type(node).__mro__
+        for name, module in (("Variable", "flax.nnx"), ("AxisMetadata", "flax.core"))
     )
 
 

@@ -212,6 +212,8 @@ def _leaves(state: Any) -> dict[str, str]:
                 f"{name!r} is {leaf!r}, of type {type(leaf).__name__}, which is no array; a"
                 " checkpoint holds arrays: wrap it in `jax.numpy.asarray`."
             )
+        if not leaf.size:
+            raise ValueError(f"{name!r} has no entries, which Orbax does not keep; leave it out.")
         return f"{leaf.dtype}{list(leaf.shape)}"
 
     named = _tree.named_leaves(state)

@@ -223,9 +223,8 @@ def lamp(param: Array) -> Array:
     # The ratio does not depend on the scale, but squares of tiny or huge weights leave the range.
     largest = jnp.max(sizes, initial=0, where=~jnp.isnan(sizes))
     scaled = jnp.where(jnp.isinf(sizes), 1, sizes / jnp.where(largest > 0, largest, 1))
-    squares = jnp.square(scaled)
-    order = jnp.argsort(-squares, stable=True)
-    descending = squares[order]
+    order = jnp.argsort(-sizes, stable=True)
+    descending = jnp.square(scaled)[order]
     total = jnp.cumsum(descending)
     # Rounding may not turn the order of neighbours.
     ratios = lax.cummin(descending / jnp.where(total == 0, 1, total))

@@ -214,6 +214,11 @@ def test_a_relative_directory_is_understood(
     assert checkpoint.restore("here", state(0)).step == 1
 
 
+def test_a_leaf_without_entries_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'b' has no entries"):
+        checkpoint.save(tmp_path, 1, {"a": jnp.ones(2), "b": jnp.ones((0, 3))})
+
+
 def test_leaves_that_would_be_one_file_are_refused(tmp_path: Path) -> None:
     state = {"a": {"b.c": jnp.zeros(2)}, "a.b": {"c": jnp.ones(2)}}
     with pytest.raises(ValueError, match=r"'a/b.c' and 'a.b/c' would be one file"):

@@ -446,6 +446,13 @@ def test_every_kind_of_tree_is_pruned_alike(name):
     jax.tree.map(np.testing.assert_array_equal, masks.apply(new, masks.read(state, new)), new)
 
 
+def test_a_partitioned_kernel_of_linen_has_the_name_of_a_kernel():
+    spread = nn.with_partitioning(nn.initializers.lecun_normal(), ("x", None))
+    params = nn.Dense(4, kernel_init=spread).init(jax.random.key(0), jnp.ones((1, 8)))
+    kept = prune(params, 0.5, where=lambda name, leaf: name.endswith("kernel"))
+    assert kept["params"]["kernel"].value.sum() == 16
+
+
 def test_nnx_optimizer_prunes_and_its_masks_are_read():
     model = nnx.Sequential(
         nnx.Linear(8, 6, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(6, 4, rngs=nnx.Rngs(1))
