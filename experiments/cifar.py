@@ -64,7 +64,6 @@ MINUTES: dict[str, Any] = {
     "images": 12_800,
     "l1": 3e-3,
     "l2": 1e-3,
-    "only": ("none", "L1, sampled"),
     "train_split": "train[:12800]",
     "epochs": 1,
     "batch": 32,
