@@ -676,7 +676,7 @@ def test_untrained_params_are_refused_unless_asked_for():
         ),
         (dict(masks={}, growth=GREG2), "at_start"),
         (dict(ratios=0.5, growth=Growth(pick_ceiling=2.0)), "`pick_ceiling=2.0` must lie"),
-        (dict(ratios=0.5, growth=Growth(every=0)), "`every` >= 1"),
+        (dict(ratios=0.5, growth=Growth(every=0)), "`every=0` must be a whole number"),
         (dict(ratios=0.5, growth=Growth(kept=-1e-3, weight_decay=5e-4)), "makes weights grow"),
         (dict(ratios=0.5, growth=Growth(kept=math.nan)), "`kept=nan`"),
         (dict(ratios=0.5, growth=Growth(ratio_scope="each")), "`ratio_scope='each'` must be 'own'"),
