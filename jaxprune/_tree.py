@@ -132,8 +132,8 @@ def same_structure(tree: Any, like: Any, what: str) -> None:
     if any(map(_is_hidden, jax.tree.leaves(like, is_leaf=_is_hidden))):
         remedy = (
             "`optax.masked` or `optax.partition` hides some of the params from the transforms"
-            " inside: give it `mask_compatible_extra_args=True`, or choose the leaves by `where=`"
-            " instead."
+            " inside: give it `mask_compatible_extra_args=True` where this is an extra argument, or"
+            " put the transform outside and choose the leaves by `where=` or the masks."
         )
     raise ValueError(f"`{what}` has another structure than the params: {first}. {remedy}")
 
