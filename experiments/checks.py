@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["check_names", "check_ranges", "slug"]
+__all__ = ["check_batch", "check_names", "check_ranges", "slug"]
 
 
 def check_ranges(config: Any, ranges: Sequence[tuple[str, float, float]]) -> None:
@@ -25,6 +25,20 @@ def check_ranges(config: Any, ranges: Sequence[tuple[str, float, float]]) -> Non
             raise ValueError(f"`{field}` is empty; give one value at least.")
         if len(set(values)) < len(values):
             raise ValueError(f"`{field}` holds a value twice, {given}; each makes one training.")
+
+
+def check_batch(size: int, images: int) -> None:
+    """Refuse a batch that no epoch fills.
+
+    Args:
+        size: of a batch.
+        images: in the training split.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if size > images:
+        raise ValueError(f"`batch={size}` is more than the {images} training images; take fewer.")
 
 
 def slug(text: str, *rest: Any) -> str:

@@ -1,9 +1,11 @@
 """The task of telling what an image shows, judged by the fraction of right answers."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from experiments import data, learner, train
+from experiments.checks import check_batch
 from experiments.place import Place
 from experiments.task import METRICS, Bench
 
@@ -26,9 +28,10 @@ def classification(config: "Iteration", place: Place) -> Bench:
         The bench; figures are `accuracy`, `loss`, and both of the test split.
 
     Raises:
-        ValueError: if the data set is not to be had.
+        ValueError: if the data set or a split is not to be had, or fills no batch.
     """
     dataset, valid = _splits(config, place)
+    check_batch(config.batch, len(dataset.train.labels))
     network = config.model(dataset.train.images.shape[1:], dataset.classes)
     network = train.normalised(network, dataset.train.images)
     loss = train.classified(network, config.augment)
@@ -65,6 +68,7 @@ def classification(config: "Iteration", place: Place) -> Bench:
 def _splits(config: "Iteration", place: Place) -> tuple[data.Dataset, data.Split]:
     """Read three splits."""
     if config.data == data.EMBEDDED:
+        _check_splits(config)
         dataset = data.load(config.data)
         images, labels = dataset.train
         held = data.Split(images[-_HELD:], labels[-_HELD:])
@@ -72,3 +76,14 @@ def _splits(config: "Iteration", place: Place) -> tuple[data.Dataset, data.Split
     where = {"data_dir": place.data_dir, "data_from": place.data_from}
     dataset = data.load(config.data, splits=(config.train_split, config.test_split), **where)
     return dataset, data.read(config.data, config.valid_split, data.root_of(place.data_dir))
+
+
+def _check_splits(config: "Iteration") -> None:
+    """Refuse splits by name where there are none: unless they are as usual, they were meant."""
+    for field in dataclasses.fields(config):
+        given = getattr(config, field.name)
+        if field.name.endswith("_split") and given != field.default:
+            raise ValueError(
+                f"`{field.name}={given!r}` does not exist in {config.data!r}, which is split here;"
+                f" leave it at {field.default!r}."
+            )

@@ -20,7 +20,7 @@ from experiments import command, comparison, iterations, writers
 from experiments.checks import slug
 from experiments.identity import identity
 from experiments.iteration import Iteration, half_cosine
-from experiments.learner import Learner, State
+from experiments.learner import Learner, State, fault
 from experiments.place import Place, claimed, refuse_another
 from experiments.sharing import held, shared
 from experiments.task import Bench
@@ -28,6 +28,8 @@ from jaxprune import checkpoint, procedures, pruning
 from jaxprune.one_shot import prune
 
 __all__ = ["main", "run"]
+
+_REMEDY = "The run stopped; a lower `--learning-rate` may help."
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -51,7 +53,8 @@ def run(name: str, config: Iteration, place: Place) -> dict[str, Any]:
         What `results.json` holds.
 
     Raises:
-        ValueError: if the directory holds another run, or the data are not to be had.
+        ValueError: if the directory holds another run, the data are not to be had, or a loss is not
+            finite.
     """
     out = place.out or Path("runs", name)
     mine = {"name": name, **identity(config)}  # pyright: ignore[reportArgumentType] # any dataclass
@@ -115,12 +118,16 @@ def _dense(run: Pruning, learner: Learner) -> State:
     with held(place):
         steps = run.config.dense_epochs * bench.per_epoch
         found = checkpoint.restore(place, learner.init(jax.random.key(seed)))
+        for sentence in found.refused:
+            print(sentence)
         if found.step == steps:
             return found.state
         start, state = time.perf_counter(), learner.init(jax.random.key(seed))
         batches = bench.batches(seed, 0)
         for _ in tqdm(range(0, steps, learner.steps), desc=f"dense, seed {seed}", disable=None):
             state = learner.advance(state, batches)
+        if what := fault(state):
+            raise ValueError(f"{what} (dense, seed {seed}). {_REMEDY}")
         checkpoint.save(place, steps, state, keep=1)
     reached = bench.metric.show(bench.evaluate(state)[bench.metric.name])
     seconds = time.perf_counter() - start
@@ -154,6 +161,8 @@ def _prune(run: Pruning, of_dense: Learner) -> None:
             metric=metric.name,
             directory=place,
         )
+    if not outcome.history[-1]["finite"]:
+        raise ValueError(f"{what}: {outcome.ended} {_REMEDY}")
     figures = {
         "method": run.method,
         "seed": run.seed,

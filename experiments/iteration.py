@@ -120,13 +120,14 @@ class Iteration:
 
 
 _RANGES = [
-    ("dense_epochs", 0, math.inf),
+    ("dense_epochs", 1, math.inf),
     ("batch", 1, math.inf),
     ("learning_rate", 0, math.inf),
     ("strength", 0, math.inf),
     ("every", 1, math.inf),
     ("fraction", 1e-9, 1 - 1e-9),
-    ("rounds", 0, math.inf),
+    ("rounds", 1, math.inf),
+    ("bound", -1, 100),  # of a fraction or of BLEU; below 0 it always prunes
     ("seeds", 0, 2**32 - 1),
 ]
 

@@ -11,7 +11,17 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["Batches", "Learner", "Loss", "State", "counted", "learner", "mesh_of", "together"]
+__all__ = [
+    "Batches",
+    "Learner",
+    "Loss",
+    "State",
+    "counted",
+    "fault",
+    "learner",
+    "mesh_of",
+    "together",
+]
 
 _TOGETHER = 64
 """Steps a call of an accelerator, at most."""
@@ -151,6 +161,22 @@ def learner(
         return state
 
     return Learner(jax.jit(_init(init, optimizer), out_shardings=whole), advance, traces, steps)
+
+
+def fault(state: State) -> str:
+    """Say what is no number any more: such a state goes to no checkpoint.
+
+    Args:
+        state: after some steps.
+
+    Returns:
+        A clause that names the step; "" where loss and params are finite.
+    """
+    if state.broken_at:
+        return f"The loss is not finite at step {state.broken_at}"
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
+        return f"A param is not finite after step {state.step}"
+    return ""
 
 
 def counted(fn: Callable[..., Any], traces: dict[str, int]) -> Callable[..., Any]:

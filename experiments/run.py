@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from tqdm import tqdm
 
 from experiments import command, configs, data, grid, results, train, writers
+from experiments.checks import check_batch
 from experiments.config import Config, Finished
 from experiments.identity import identity
-from experiments.learner import together
+from experiments.learner import fault, together
 from experiments.models import Network
 from experiments.place import Place, claimed, refuse_another
 from experiments.sharing import held, shared
@@ -130,10 +130,7 @@ def _bench(place: Place, out: Path) -> Callable[[grid.Cell], Training]:
 
 def _trainer(cell: grid.Cell, dataset: data.Dataset, steps: int) -> train.Trainer:
     config = cell.config
-    if config.batch > len(dataset.train.labels):
-        raise ValueError(
-            f"`batch={config.batch}` is more than the {len(dataset.train.labels)} training images."
-        )
+    check_batch(config.batch, len(dataset.train.labels))
     mesh = train.mesh_of(config.devices)
     if config.batch % mesh.size:
         raise ValueError(f"`batch={config.batch}` must be a multiple of the {mesh.size} devices.")
@@ -258,11 +255,8 @@ def _measure(training: Training, state: train.State, per_epoch: int) -> writers.
 
 
 def _check(training: Training, state: train.State, saved: int) -> None:
-    """Stop where the loss or a param is not a number any more: no checkpoint keeps such a state."""
-    what = f"The loss is not finite at step {state.broken_at}" if state.broken_at else ""
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(state.params)):
-        what = what or f"A param is not finite after step {state.step}"
-    if what:
+    """Stop where the loss or a param is not a number any more."""
+    if what := fault(state):
         last = f"that of step {saved} in {training.checkpoints}" if saved else "none so far"
         raise ValueError(
             f"{what} ({training.cell.label}): the run stopped. The last good checkpoint is {last}."

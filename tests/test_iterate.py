@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -116,10 +117,46 @@ def test_an_interrupted_comparison_goes_on_to_the_same_figures(finished, tmp_pat
     }
 
 
+ALONE = dataclasses.replace(TINY, seeds=(0,), methods={"L2": METHODS["L2"]})
+
+
+def test_a_dense_model_that_diverges_stops_the_run_and_is_not_kept(tmp_path):
+    config = dataclasses.replace(ALONE, learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"not finite.*dense, seed 0.*`--learning-rate`"):
+        go(config, tmp_path / "run")
+    assert not list((tmp_path / "run" / "dense").rglob("default"))
+
+
+def test_a_round_that_diverges_stops_the_run_and_leaves_no_result(tmp_path):
+    def breaking(config, per_epoch, optimizer):
+        breaks = optax.scale_by_schedule(lambda step: jax.numpy.where(step < 30, 1.0, np.nan))
+        return optax.chain(optimizer, breaks)
+
+    config = dataclasses.replace(ALONE, methods={"breaking": breaking})
+    with pytest.raises(ValueError, match=r"breaking, seed 0: .*not finite at round 2.*`--learn"):
+        go(config, tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("result*.json"))
+
+
+def test_a_damaged_dense_model_is_told_and_trained_again(tmp_path, capsys):
+    out = tmp_path / "run"
+    go(ALONE, out)
+    (out / "pruned" / "l2-0" / "result.json").unlink()
+    files = [path for path in out.glob("dense/0/*/default/**/d/*") if path.is_file()]
+    damaged = max(files, key=lambda path: path.stat().st_size)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x00")
+    capsys.readouterr()
+    go(ALONE, out)
+    assert re.search(r"is refused.*\n(.*\n)*dense, seed 0: ", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
         ({"every": 0}, "`every` has 0"),
+        ({"dense_epochs": 0}, "`dense_epochs` has 0"),
+        ({"rounds": 0}, "`rounds` has 0"),
+        ({"bound": math.nan}, "`bound` has nan"),
         ({"fraction": 1.5}, "`fraction` has 1.5"),
         ({"seeds": (0, 0)}, "`seeds` holds a value twice"),
         ({"methods": {"L1, +": METHODS["L1"], "l1": METHODS["L1"]}}, "share the directory 'l1'"),
@@ -128,6 +165,19 @@ def test_an_interrupted_comparison_goes_on_to_the_same_figures(finished, tmp_pat
 def test_what_cannot_be_iterated_is_refused_before_anything_is_trained(wrong, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         dataclasses.replace(iterations.find("lenet300_mnist"), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"batch": 5000}, "`batch=5000` is more than the 1137 training images"),
+        ({"valid_split": "train[:10]"}, "`valid_split='train[:10]'` does not exist in 'digits'"),
+    ],
+)
+def test_what_the_data_do_not_bear_is_refused_before_anything_is_trained(wrong, sentence, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        go(dataclasses.replace(TINY, **wrong), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_run_in_the_directory_is_refused(finished):
