@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import cells, decoded
+from experiments.records import is_prepared
 from experiments.sharing import held
 
 __all__ = [
@@ -114,12 +115,12 @@ def make_ready(name: str, data_dir: Path | None, data_from: Path | None) -> Path
         TFDS's data directory, that holds the set.
 
     Raises:
-        ValueError: if it is neither prepared nor to be had.
+        ValueError: if it is neither prepared nor to be had, or not as `array_record`.
     """
     root = root_of(data_dir)
-    if not _is_prepared(name, root):
+    if not is_prepared(name, root):
         with held(root / name):
-            if not _is_prepared(name, root):  # by another process meanwhile
+            if not is_prepared(name, root):  # by another process meanwhile
                 _prepare(name, root, data_from)
     return root
 
@@ -241,17 +242,6 @@ def _digits(splits: tuple[str, str]) -> Dataset:
     return Dataset(
         EMBEDDED, Split(images[train], labels[train]), Split(images[test], labels[test]), 10
     )
-
-
-def _is_prepared(name: str, root: Path) -> bool:
-    import tensorflow_datasets as tfds
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)
-    try:
-        return tfds.builder(name, data_dir=root).is_prepared()
-    except tfds.core.DatasetNotFoundError:
-        return False
 
 
 def _prepare(name: str, root: Path, data_from: Path | None) -> None:

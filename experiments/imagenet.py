@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from experiments.data import Dataset, Split, root_of
+from experiments.records import is_prepared
 
 __all__ = ["Column", "load", "middle"]
 
@@ -96,9 +97,7 @@ def load(
         ValueError: if it is not prepared as `array_record`, which can be read by number.
     """
     root = root_of(data_dir)
-    builder = tfds.builder(name, data_dir=root)
-    form = tfds.core.FileFormat.ARRAY_RECORD
-    if data_from or not builder.is_prepared() or builder.info.file_format is not form:
+    if data_from or not is_prepared(name, root):
         raise ValueError(
             f"The data set {name!r} is not prepared as array_record in {root}; put the archives of"
             f" {name} into {root / 'downloads' / 'manual'}, `pip install tensorflow-cpu`, and run"
@@ -107,7 +106,7 @@ def load(
         )
     train = _split(name, splits[0], root, _SHORT)
     test = _split(name, splits[1], root, _TESTED)
-    fields: Any = builder.info.features
+    fields: Any = tfds.builder(name, data_dir=root).info.features
     return Dataset(name, train, test, fields["label"].num_classes)
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import shutil
 import socket
 import tarfile
 import time
@@ -65,6 +66,17 @@ def test_a_damaged_file_of_decoded_arrays_is_made_anew(tmp_path: Path) -> None:
         assert kept["labels"].tolist() == list(range(100))
         (file,) = tmp_path.iterdir()
         file.write_bytes(file.read_bytes()[:length])
+
+
+def test_records_that_cannot_be_read_by_number_are_refused_with_what_to_do(
+    root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    (info,) = tmp_path.glob("mnist/*/dataset_info.json")
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(ValueError, match="as tfrecord, which.*--data-dir") as caught:
+        data.load("mnist", data_dir=tmp_path, data_from=tmp_path)
+    assert str(info.parent) in str(caught.value)
 
 
 def test_tfds_itself_finds_it_under_its_own_name_and_version(root: Path) -> None:

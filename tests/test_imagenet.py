@@ -1,6 +1,7 @@
 """Images of many sizes, read when a batch asks for them."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,14 @@ def test_a_set_that_is_not_prepared_is_refused_with_what_to_do(
 ) -> None:
     with pytest.raises(ValueError, match="experiments.prepare imagenet2012 --data-dir"):
         imagenet.load(NAME, data_dir=tmp_path, data_from=raw)
+
+
+def test_a_set_in_the_usual_form_of_tfds_is_refused(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    (info,) = tmp_path.glob(f"{NAME}/*/dataset_info.json")
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(ValueError, match="as tfrecord, which"):
+        imagenet.load(NAME, data_dir=tmp_path)
 
 
 def test_a_crop_at_scale_is_a_part_of_the_image() -> None:
