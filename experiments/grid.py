@@ -97,7 +97,7 @@ def before(cell: Cell) -> Cell | None:
         The cell of the stage before; `None` where there is no such stage.
 
     Raises:
-        ValueError: if the stage before has none that fits, or several.
+        ValueError: if the stage before has none that fits, or several, or learns from other data.
     """
     if cell.config.after is None:
         return None
@@ -110,6 +110,7 @@ def before(cell: Cell) -> Cell | None:
             f"{cell.label} begins with a training of the stage `{cell.config.after.stage}`, but"
             f" {len(found)} fit there; give that stage this variant, sparsity and seed."
         )
+    _check_data(cell, found[0].config)
     return found[0]
 
 
@@ -130,6 +131,18 @@ def stages(config: Config) -> dict[str, Config]:
         if found.setdefault(stage.stage, stage) != stage:
             raise ValueError(f"Two stages are called `{stage.stage}`; give one another `stage`.")
     return found
+
+
+def _check_data(cell: Cell, earlier: Config) -> None:
+    """Refuse a stage that goes on with other data: a flag has changed it, and none before it."""
+    for field in ("data", "train_split", "test_split"):
+        mine, other = getattr(cell.config, field), getattr(earlier, field)
+        if mine != other:
+            raise ValueError(
+                f"`{field}` is {mine!r} for {cell.label}, but {other!r} in the stage"
+                f" `{earlier.stage}` before it; flags change the last stage only, so change both in"
+                " a config."
+            )
 
 
 def _chain(config: Config) -> Iterator[Config]:

@@ -1,4 +1,4 @@
-"""What TFDS's directory holds before a run: nothing of a set, or records that are read by number."""
+"""What TFDS's directory holds before a run: nothing of a set, or records read by number."""
 
 from pathlib import Path
 

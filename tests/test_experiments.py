@@ -614,6 +614,20 @@ def test_a_training_without_a_beginning_in_the_stage_before_is_refused() -> None
         grid.stages(dataclasses.replace(STAGED, stage="base"))
 
 
+@pytest.mark.parametrize("field", ["data", "train_split", "test_split"])
+def test_a_stage_that_begins_with_what_other_data_taught_is_refused(field: str) -> None:
+    for cell in grid.cells(dataclasses.replace(STAGED, **{field: "other"})):
+        with pytest.raises(ValueError, match=f"`{field}` is 'other'.* before it.*last stage only"):
+            grid.before(cell)
+
+
+@pytest.mark.parametrize("name", configs.names())
+def test_the_stages_of_a_config_learn_from_the_same_data(name: str) -> None:
+    for cell in grid.cells(configs.find(name)):
+        while (cell := grid.before(cell)) is not None:
+            pass
+
+
 def test_batch_statistics_move_in_training_and_are_used_in_evaluation() -> None:
     network = resnet8((8, 8, 3), 10)
     params, stats = jax.jit(network.init)(jax.random.key(0))
