@@ -55,8 +55,9 @@ def needs(score: Score, inputs: Mapping[str, Any]) -> dict[str, Any]:
     for name in asks(score):
         if name not in {"param", "key"} and inputs.get(name) is None:
             raise ValueError(
-                f"The score {called!r} needs `{name}`, a tree like the params; pass `{name}=...`,"
-                " in an optimizer as an extra argument of `update`. The leaf itself is `param`."
+                f"The function {called!r} needs `{name}`, a tree like the params; pass"
+                f" `{name}=...`, in an optimizer as an extra argument of `update`. The leaf itself"
+                " is `param`."
             )
     names = inspect.signature(score).parameters.keys() - {"param", "key"}
     return {name: inputs[name] for name in names if inputs.get(name) is not None}

@@ -1,12 +1,13 @@
 """A run on disk: Orbax checkpoints with digests of our own, since Orbax restores flipped bytes.
 
-A checkpoint counts only when its digests are there and agree. They are written last, under a
-temporary name, and the whole is then renamed: what a power cut leaves behind is never taken for
-whole, and nothing good is deleted before the new one is there.
+A checkpoint counts only when its digests are there and agree. They are written last, all goes to
+the disk under a temporary name, and is then renamed: what a power cut leaves behind is never taken
+for whole, and nothing good is deleted before the new one is there. What has no digests is not ours.
 """
 
 import hashlib
 import json
+import operator
 import os
 import shutil
 from collections import Counter
@@ -44,17 +45,19 @@ def save(directory: str | os.PathLike[str], step: int, state: Any, *, keep: int 
 
     Params, masks, optimizer and pruning states, PRNG keys: any pytree of arrays. When the new one
     is whole, older ones are removed, and damaged ones of this step or later, which `restore` has
-    passed over. One of this step or later that is whole is another run's, and is not touched.
+    passed over. One of this step or later that is whole is another run's, and is not touched; nor
+    is any directory that `save` did not write.
 
     Args:
         directory: made where it is missing.
-        step: optimizer updates so far, >= 0; the checkpoint's name.
+        step: optimizer updates so far, an integer >= 0; the checkpoint's name.
         state: a pytree of arrays of any dtype: booleans, bfloat16 and typed keys included.
         keep: how many checkpoints stay, >= 1; a second one serves where the newest is damaged.
 
     Raises:
-        ValueError: if `keep` is below 1, if a leaf is no array, or if the directory holds a whole
-            checkpoint of this step or of a later one.
+        ValueError: for a number out of range, if the state is one array or a leaf is none, or if
+            the directory holds a whole checkpoint of this step or of a later one, or something else
+            of this step's name.
 
     Example:
         >>> import tempfile
@@ -68,8 +71,13 @@ def save(directory: str | os.PathLike[str], step: int, state: Any, *, keep: int 
     if keep < 1:
         raise ValueError(f"`keep={keep}` must be at least 1: this checkpoint itself.")
     _leaves(state)  # refuses what is no array, before anything is written
-    place = _folder(directory, step)
-    passed = [there for there in _steps(directory) if there >= step]
+    place = _folder(directory, step := _checked(step))
+    mine = [s for s in _steps(directory) if (_folder(directory, s) / _DIGESTS).exists()]
+    if place.exists() and step not in mine:
+        raise ValueError(
+            f"{place} is there, and `save` did not write it; move it, or name another directory."
+        )
+    passed = [there for there in mine if there >= step]
     for there in passed:
         if _damage(_folder(directory, there)) is None:
             raise ValueError(
@@ -83,10 +91,12 @@ def save(directory: str | os.PathLike[str], step: int, state: Any, *, keep: int 
         manager.save(step, args=ocp.args.StandardSave(state))
         manager.wait_until_finished()
     _write_digests(new / str(step), state)
-    _remove(place.parent, passed)
+    _sync(new / str(step), *(new / str(step)).rglob("*"))
+    _set_aside(place.parent, passed)
     os.replace(new / str(step), place)
+    _sync(place.parent)
+    _set_aside(place.parent, [older for older in mine if older < step][keep - 1 :])
     shutil.rmtree(new, ignore_errors=True)
-    _remove(place.parent, _steps(directory)[keep:])
 
 
 def restore(directory: str | os.PathLike[str], like: Any) -> Restored:
@@ -123,13 +133,37 @@ def _folder(directory: str | os.PathLike[str], step: int) -> Path:
 
 def _steps(directory: str | os.PathLike[str]) -> list[int]:
     parent = Path(directory).absolute()
-    found = parent.iterdir() if parent.is_dir() else []
-    return sorted((int(p.name) for p in found if p.name.isdecimal() and p.is_dir()), reverse=True)
+    found = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+    numbers = [int(name) for name in found if name.isdecimal()]
+    return sorted((step for step in numbers if str(step) in found), reverse=True)  # not "007"
 
 
-def _remove(parent: Path, steps: list[int]) -> None:
+def _checked(step: Any) -> int:
+    try:
+        number = -1 if isinstance(step, bool) else operator.index(step)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"`step={step!r}` must be an integer, 0 or more: updates so far.")
+    return number
+
+
+def _set_aside(parent: Path, steps: list[int]) -> None:
+    """Move checkpoints to where they are deleted: a kill leaves none of them half."""
     for step in steps:
-        shutil.rmtree(parent / str(step))
+        os.replace(parent / str(step), parent / _NEW / f"old-{step}")
+
+
+def _sync(*paths: Path) -> None:
+    """Wait until files and the names in directories are on the disk."""
+    for path in paths:
+        if os.name == "nt" and path.is_dir():  # it opens none
+            continue
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _attempt(place: Path, like: Any) -> tuple[str | None, Any]:
@@ -155,12 +189,7 @@ def _read(place: Path, like: Any) -> Any:
 
 def _write_digests(place: Path, state: Any) -> None:
     content = json.dumps({"leaves": _leaves(state), "files": _file_digests(place)}, indent=1)
-    temporary = place / f"{_DIGESTS}.tmp"
-    with open(temporary, "w", encoding="utf-8") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, place / _DIGESTS)
+    (place / _DIGESTS).write_text(content, encoding="utf-8")
 
 
 def _damage(place: Path) -> str | None:
@@ -201,7 +230,7 @@ def _foreign(place: Path, like: Any) -> str | None:
 
 
 def _file_digests(place: Path) -> dict[str, str]:
-    files = sorted(p for p in place.rglob("*") if p.is_file() and not p.name.startswith(_DIGESTS))
+    files = sorted(p for p in place.rglob("*") if p.is_file() and p != place / _DIGESTS)
     return {str(p.relative_to(place)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -216,6 +245,8 @@ def _leaves(state: Any) -> dict[str, str]:
             raise ValueError(f"{name!r} has no entries, which Orbax does not keep; leave it out.")
         return f"{leaf.dtype}{list(leaf.shape)}"
 
+    if jax.tree_util.all_leaves([state]):
+        raise ValueError("The state is one leaf, which Orbax does not take; put it into a dict.")
     named = _tree.named_leaves(state)
     paths = Counter(name.replace("/", ".") for name, _ in named)  # as Orbax joins them
     if twice := [name for name, _ in named if paths[name.replace("/", ".")] > 1]:

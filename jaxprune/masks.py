@@ -79,7 +79,7 @@ def from_params(params: Params, *, where: Where = is_kernel) -> Masks:
 
     Args:
         params: any pytree of arrays.
-        where: which leaves take part.
+        where: which leaves take part; those of integers never do.
 
     Returns:
         The masks.
@@ -91,8 +91,12 @@ def from_params(params: Params, *, where: Where = is_kernel) -> Masks:
         >>> from_params({"kernel": jnp.array([[0.0, 2.0]]), "bias": jnp.zeros(2)})["kernel"]
         Array([[False,  True]], dtype=bool)
     """
-    flags = chosen(where, params)
-    return jax.tree.map(lambda leaf, flag: leaf != 0 if flag else jnp.array(True), params, flags)
+
+    def mask(leaf: Array, flag: bool) -> Array:
+        weights = flag and jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return leaf != 0 if weights else jnp.array(True)
+
+    return jax.tree.map(mask, params, chosen(where, params))
 
 
 def read(opt_state: Any, params: Params | None = None) -> Masks:

@@ -189,11 +189,13 @@ def decoupled(penalty: optax.GradientTransformation) -> optax.GradientTransforma
     """Subtract a penalty's pull from the final update instead of adding it to the gradient.
 
     Goes after the optimizer and before the pruner. No learning rate scales the pull: a strength is
-    then the distance (L1) or fraction (L2) a weight moves in one step, so give it the schedule of
-    the learning rate if it should fade alike.
+    then the distance (L1) or fraction (L2) a weight moves in one step. If it should fade as the
+    learning rate does, give it that schedule; but where `irrelevance.decay.restart` begins
+    strengths anew, put the rate behind the pull, as `optax.scale_by_schedule`.
 
     Args:
-        penalty: any transform of this module, or a chain of them.
+        penalty: any transform of this module, or a chain of them; those of `irrelevance`, which
+            take the updates for gradients, have `decay_irrelevant` for it.
 
     Returns:
         The transform; its state is that of `penalty`.

@@ -242,3 +242,26 @@ def test_a_scalar_of_numpy_s_comes_back(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, {"n": np.int64(3), "x": np.float32(0.5)})
     found = checkpoint.restore(tmp_path, {"n": np.int64(0), "x": np.float32(0)})
     assert found.step == 1 and found.state == {"n": 3, "x": 0.5}
+
+
+@pytest.mark.parametrize("step", [7.0, -1, True, "5", None])
+def test_a_step_that_is_no_number_of_updates_is_refused(tmp_path: Path, step: Any) -> None:
+    with pytest.raises(ValueError, match=f"`step={step!r}` must be an integer"):
+        checkpoint.save(tmp_path / "new", step, state(1))
+    assert not (tmp_path / "new").exists()
+
+
+def test_directories_of_others_stay_whatever_their_names(copy: Path) -> None:
+    others = [copy / "7" / "mine", copy / "007" / "mine", copy / "2024" / "mine"]
+    for other in others:
+        other.mkdir(parents=True)
+    checkpoint.save(copy, 30, state(30), keep=1)
+    assert checkpoint.restore(copy, state(0)).step == 30 and all(p.exists() for p in others)
+    assert not (copy / "20").exists()
+    with pytest.raises(ValueError, match="2024 is there, and `save` did not write it; move it"):
+        checkpoint.save(copy, 2024, state(31))
+
+
+def test_a_single_array_is_named_before_orbax_refuses_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one leaf, which Orbax does not take; put it into a dict"):
+        checkpoint.save(tmp_path, 1, jnp.ones(3))

@@ -193,3 +193,40 @@ def test_what_was_recorded_of_a_weight_that_goes_stays():
     _, cropped = cropping.crop(params, state, 40)
     was, now = (part.recording.coefficients["kernel"] for part in (state, cropped))
     assert was.shape == params["kernel"].shape and np.array_equal(was, now, equal_nan=True)
+
+
+@pytest.mark.parametrize("count", [0.1, True])
+def test_a_count_that_is_no_integer_is_refused(trained, count):
+    with pytest.raises(ValueError, match=rf"`count={count}` must be an integer; `share"):
+        cropping.crop(*trained, count)
+
+
+def test_entries_that_nothing_would_hold_are_not_erased():
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones(3)}
+    opt_state = pruning.keep_masked(where=lambda path, leaf: path == "a").init(params)
+    removes = {"a": jnp.ones((2, 2), bool), "b": jnp.array([True, False, True])}
+    with pytest.raises(ValueError, match="No `keep_masked` .* holds entries of 'b'.*cover the"):
+        cropping.hold(params, opt_state, removes)
+
+
+def test_a_whole_leaf_is_held_by_a_scalar():
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones(3)}
+    keeper = pruning.keep_masked(where=lambda path, leaf: path == "a")
+    gone = {"a": jnp.array([[True, False], [True, True]]), "b": jnp.array(False)}
+    params, opt_state = cropping.hold(params, keeper.init(params), gone)
+    updates, _ = keeper.update(jax.tree.map(jnp.ones_like, params), opt_state, params)
+    stepped = optax.apply_updates(params, updates)
+    assert stepped["b"].tolist() == [0, 0, 0] and stepped["a"].tolist() == [[2, 0], [2, 2]]
+
+
+def test_integers_are_no_weights():
+    params = {"kernel": jnp.array([[4.0, -1.0], [0.5, 2.0]]), "ids": jnp.arange(1, 4)}
+    opt_state = pruning.keep_masked(where=lambda path, leaf: True).init(params)
+    params, _ = cropping.crop(params, opt_state, 3)
+    assert params["kernel"].tolist() == [[4, 0], [0, 0]] and params["ids"].tolist() == [1, 2, 3]
+
+
+def test_a_threshold_is_not_rounded_to_a_narrow_leaf():
+    params = {"kernel": jnp.ones((2, 2), jnp.bfloat16)}
+    params, _ = cropping.below(params, pruning.keep_masked().init(params), 1.001)
+    assert not params["kernel"].any()

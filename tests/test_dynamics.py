@@ -2,6 +2,7 @@
 
 import csv
 import warnings
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -254,6 +255,27 @@ def test_a_state_with_quantiles_can_be_donated():
     update = jax.jit(lambda g, s, p: tx.update(g, s, p, grad=g), donate_argnums=1)
     _, state = update(PARAMS, tx.init(PARAMS), PARAMS)
     assert state.recording.rows == 1
+
+
+def test_a_gradient_that_is_none_has_no_coefficients():
+    tx = record_dynamics(capacity=1, coefficient=lambda grad: jnp.exp(-jnp.abs(grad)))
+    params = {"kernel": jnp.ones((1, 2)), "frozen": {"kernel": jnp.ones((1, 2))}}
+    grads = {"kernel": jnp.zeros((1, 2)), "frozen": {"kernel": None}}
+    _, state = tx.update(params, tx.init(params), params, grad=grads)
+    found = state.recording.coefficients
+    assert (found["kernel"] == 1).all() and jnp.isnan(found["frozen/kernel"]).all()
+
+
+def test_a_param_called_alpha_is_no_scale_of_a_penalty():
+    class Scaled(NamedTuple):
+        kernel: Any
+        alpha: Any
+
+    whole = optax.chain(irrelevance.decay.add_irrelevance_penalty(0.1), optax.adam(0.1))
+    tx = record_dynamics(whole, capacity=1, coefficient=lambda grad, alpha: grad * alpha)
+    params = Scaled(jnp.ones((1, 2)), jnp.ones(2))
+    _, state = tx.update(params, tx.init(params), params, grad=params)
+    assert (state.recording.coefficients["kernel"] == 1).all()
 
 
 def test_names_may_hold_what_a_file_keeps_them_apart_by(tmp_path):

@@ -109,10 +109,11 @@ def test_each_crop_is_a_fraction_of_what_remains(done):
     assert all(row["pruned"] in (0, round(0.2 * row["remaining"])) for row in done.history)
 
 
-@pytest.mark.parametrize("figure", [0.8, jnp.float32(0.8), np.float16(0.8)])
-def test_at_the_bound_itself_nothing_is_pruned(figure):
+@pytest.mark.parametrize("bound", [0.7, np.float32(0.7)])
+@pytest.mark.parametrize("figure", [0.7, jnp.float32(0.7), np.float16(0.7)])
+def test_at_the_bound_itself_nothing_is_pruned(figure, bound):
     level = Training(lambda state: state, lambda state: {"accuracy": figure})
-    outcome = go(3, level)
+    outcome = go(3, level, bound=bound)
     assert [row["pruned"] for row in outcome.history] == [0] * 4 and not outcome.reached
 
 
@@ -280,22 +281,19 @@ def test_a_procedure_goes_on_to_the_very_end_of_an_unbroken_one(done, tmp_path):
 
 def test_a_full_disk_leaves_the_round_before_readable(done, tmp_path, monkeypatch):
     go(3, directory=tmp_path)
-    save = checkpoint.save
+    write = checkpoint._write_digests
 
-    def full(directory, step, state, **knobs):
-        if step == 5:
-            place = Path(directory) / "5"
-            place.mkdir()
-            (place / "half").write_bytes(b"0")
+    def full(place, state):
+        if place.name == "5":
             raise OSError(28, "No space left on device")
-        save(directory, step, state, **knobs)
+        write(place, state)
 
-    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(checkpoint, "_write_digests", full)
     with pytest.raises(OSError, match="No space"):
         go(8, directory=tmp_path)
     monkeypatch.undo()
-    with pytest.warns(UserWarning, match="not finished"):
-        outcome = go(8, directory=tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").glob("*"))[:2] == ["3", "4"]
+    outcome = go(8, directory=tmp_path)
     assert numbers(outcome) == numbers(done) and same(outcome.best, done.best)
 
 
@@ -532,5 +530,56 @@ def test_a_scan_prunes_one_leaf_at_a_time():
     assert [row[:2] for row in rows] == [
         (f"{name}/kernel", sparsity) for name in ("first", "last") for sparsity in (0.0, 0.5)
     ]
-    dense = float(loss_now(params))
+    dense = _rounds.figure(loss_now(params))
     assert rows[0][2] == rows[2][2] == dense and dense not in (rows[1][2], rows[3][2])
+
+
+def test_numbers_of_numpy_s_go_on_after_a_kill(tmp_path):
+    class Counted(NamedTuple):
+        params: Any
+        opt_state: Any
+        step: Any
+        seen: Any
+
+    def one_more(state):
+        return state._replace(step=state.step + 1, seen=state.seen + 1)
+
+    params = {"kernel": np.ones((2, 2))}
+    given = Counted(params, pruning.keep_masked().init(params), np.zeros((), np.int64), 0)
+    training = Training(jax.jit(one_more), lambda state: {"accuracy": 0.0})
+    knobs: Any = {"bound": 0.5, "fraction": 0.2, "directory": tmp_path}
+    prune_while_good(given, training, rounds=2, **knobs)
+    outcome = prune_while_good(given, training, rounds=3, **knobs)
+    assert len(outcome.history) == 4 and outcome.state.step == outcome.state.seen == 3
+
+
+@pytest.mark.parametrize("function", ["train", "after_prune"])
+def test_a_function_that_forgets_to_return_the_state_is_named(function):
+    forgetful = TRAINING._replace(**{function: lambda state: None})
+    with pytest.raises(ValueError, match=f"`{function}` gave None, which is no state"):
+        go(2, forgetful, bound=-1e9)
+
+
+def test_an_optimizer_that_cannot_be_cropped_is_refused_before_it_trains():
+    def never(state):
+        raise AssertionError("trained, or evaluated")
+
+    def make(rate):
+        return optax.chain(OPTIMIZER, optax.scale_by_learning_rate(rate))
+
+    injected = optax.inject_hyperparams(make)(optax.constant_schedule(0.1))
+    for optimizer, sentence in [(injected, "injected"), (optax.sgd(0.1), "no `keep_masked`")]:
+        state = start()._replace(opt_state=optimizer.init(start().params))
+        with pytest.raises(ValueError, match=sentence):
+            prune_while_good(state, Training(never, never), **RULE, rounds=1)
+
+
+def test_a_scan_whose_evaluation_gives_figures_by_name_says_so():
+    with pytest.raises(ValueError, match=r"`evaluate` gave \{'loss': 1.0\}; let it be one real"):
+        procedures.scan_sensitivity(start().params, lambda params: {"loss": 1.0})
+
+
+def test_a_figure_called_plateau_is_refused():
+    named = Training(train, lambda state: {"loss": 1.0, "plateau": 1.0})
+    with pytest.raises(ValueError, match="'plateau', which every row has already"):
+        prune_at_plateaus(start(), named, tolerance=0.1, rounds=2)

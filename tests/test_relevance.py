@@ -324,7 +324,7 @@ def test_the_sensitivity_driven_penalty_decays_insensitive_weights():
 
 def test_the_largest_gradient_of_very_many_is_found():
     grads = jnp.full(2**24 + 3, 1e-3)  # more than float32 can count
-    found = Quantile(1.0).measure([grads], [grads], jnp.float32(7))
+    found = Quantile(1.0).measure([grads], [grads])
     assert found == jnp.float32(1e-3)
 
 
@@ -403,18 +403,39 @@ def test_schedules_injected_around_more_than_a_penalty_are_refused_at_a_restart(
         decay.restart(make(decay.fading_strength(1.0, 4)).init(params))
 
 
-def test_nothing_left_keeps_the_last_alpha():
+def test_alpha_is_measured_anew_after_a_restart_that_found_none():
     penalty = add_irrelevance_penalty(0.5, alpha=Quantile(0.9))
-    w = TREE["dense"]["kernel"]
-    _, state = penalty.update(GRADS["dense"]["kernel"], penalty.init(w), w)
-    _, after = penalty.update(w, decay.restart(state), jnp.zeros_like(w))
-    assert after.alpha == state.alpha
+    w, g = TREE["dense"]["kernel"], GRADS["dense"]["kernel"]
+    _, first = penalty.update(g, penalty.init(w), w)
+    _, none = penalty.update(jnp.full_like(g, jnp.nan), decay.restart(first), w)
+    assert jnp.isnan(none.alpha)
+    _, again = penalty.update(8 * g, none, w)
+    assert again.alpha == 8 * first.alpha
+
+
+def test_an_alpha_that_was_not_found_shows_as_it_pulls():
+    got = relevance.quantiles(jnp.zeros((2, 2)), (0.0, 1.0), alpha=jnp.float32(jnp.nan))
+    close(got, [1, 1])
 
 
 def test_quantiles_of_the_coefficient_are_those_of_numpy():
     got = relevance.quantiles(GRADS, (0.0, 0.3, 1.0), alpha=0.5)
     flat = np.concatenate([np.ravel(GRADS["conv"]["kernel"]), np.ravel(GRADS["dense"]["kernel"])])
     close(got, np.quantile(np.exp(-abs(flat) / 0.5), [0, 0.3, 1]), atol=1e-6)
+
+
+def test_quantiles_leave_out_what_has_no_gradient():
+    some = {"a": jnp.array([[0.0, 1.0]]), "b": None, "c": np.zeros((1, 2), jax.dtypes.float0)}
+    close(relevance.quantiles(some, (0.0, 1.0), where=everything), [np.exp(-1), 1], atol=1e-6)
+    assert jnp.isnan(relevance.quantiles(jnp.zeros((0, 3)))).all()
+    with pytest.raises(ValueError, match=r"`at=\(2.0,\)` must lie in \[0, 1\]"):
+        relevance.quantiles(some, (2.0,))
+
+
+def test_the_penalty_leaves_out_what_has_no_gradient():
+    params = {"a": jnp.ones((1, 2)), "b": jnp.ones((1, 2)), "c": jnp.ones((1, 2), int)}
+    grads = {"a": jnp.zeros((1, 2)), "b": None, "c": np.zeros((1, 2), jax.dtypes.float0)}
+    assert relevance.irrelevance_penalty(params, grads, 0.1, where=everything) == jnp.float32(0.2)
 
 
 # Dtypes, NaN, and misuse.
@@ -586,3 +607,33 @@ def test_missing_params_and_relevances_are_named():
         pull.update(GRADS, pull.init(TREE), TREE)
     with pytest.raises(ValueError, match="conv/kernel"):
         pull.update(GRADS, pull.init(TREE), TREE, grad={"dense": GRADS["dense"]})
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 2), (2,)])
+def test_relevances_of_another_shape_are_refused(shape):
+    params, wrong = {"kernel": jnp.ones((3, 2))}, {"kernel": jnp.ones(shape)}
+    found = rf"`grad` has the shape \({', '.join(map(str, shape))},?\) at 'kernel'"
+    with pytest.raises(ValueError, match=found):
+        one_step(decay_irrelevant(0.1), params, params, grad=wrong)
+    with pytest.raises(ValueError, match="`updates` has the shape"):
+        one_step(add_irrelevance_penalty(0.1), params, wrong)
+    with pytest.raises(ValueError, match="`grads` has the shape"):
+        relevance.irrelevance_penalty(params, wrong, 0.1)
+
+
+def test_a_relevance_may_be_missing():
+    params = {"a": jnp.ones((1, 2)), "b": jnp.ones((1, 2))}
+    grads = {"a": jnp.zeros((1, 2)), "b": None}
+    stepped, _ = one_step(
+        decay_irrelevant(0.1), params, jax.tree.map(jnp.zeros_like, params), grad=grads
+    )
+    close(stepped["a"], 0.9, atol=1e-6)
+    close(stepped["b"], 1)
+
+
+@pytest.mark.parametrize(
+    "labels", [jnp.eye(2)[jnp.array([0, 1, 1])], jnp.array([1]), jnp.array([0.0, 1, 1])]
+)
+def test_labels_that_are_not_one_class_an_example_are_refused(labels):
+    with pytest.raises(ValueError, match="give the number of a class for each example"):
+        relevance.output_sensitivity(lambda w: jnp.ones((3, 2)) @ w, jnp.ones((2, 2)), labels)

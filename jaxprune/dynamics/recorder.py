@@ -185,7 +185,11 @@ class _Recorder(NamedTuple):
         columns = {name: dict(leaves_of(tree, self.where)) for name, tree in trees.items()}
         found = {}
         for name, _ in leaves_of(params, self.where):
-            mine = {argument: leaves[name] for argument, leaves in columns.items()}
+            # None, where there is a param, is a gradient that optax allows.
+            mine = {argument: leaves.get(name) for argument, leaves in columns.items()}
+            if any(leaf is None for leaf in mine.values()):
+                found[name] = jnp.full(len(QUANTILES), jnp.nan, jnp.float32)
+                continue
             values = self.coefficient(**mine, **same).ravel().astype(jnp.float32)
             found[name] = jnp.quantile(values, jnp.array(QUANTILES, jnp.float32))
         return found
@@ -278,10 +282,16 @@ def _scales(held: Any, leaves: list[str]) -> dict[str, Array]:
 
 def _alpha(state: Any) -> Array:
     """Find the scale of the relevance that the one irrelevance penalty inside uses."""
-    found = optax.tree.get_all_with_path(state, "alpha", lambda path, _: hasattr(path[-1], "name"))
+    found = optax.tree.get_all_with_path(state, "alpha", _of_a_penalty)
     if len(found) != 1:
         raise ValueError(
             f"`coefficient` asks for `alpha`, but {len(found)} irrelevance penalties are inside the"
             " recorder; give it the whole optimizer as `inner`, with one of them."
         )
     return found[0][1]
+
+
+def _of_a_penalty(path: Any, value: Any) -> bool:
+    """Say whether "alpha" is a penalty's scale, not a param of that name."""
+    del value
+    return getattr(path[-1], "tuple_name", "") == "IrrelevanceState"

@@ -15,9 +15,11 @@ Alpha = float | Array | Quantile
 
 
 def valid_strength(strength: Strength) -> Strength:
-    """Return a strength; a `ValueError` unless it is a number >= 0, or a schedule."""
-    if not callable(strength) and not number(strength) >= 0:
-        raise ValueError(f"`strength={strength!r}` must be a number >= 0, or a schedule.")
+    """Return a strength; a `ValueError` unless it is a finite number >= 0, or a schedule."""
+    if not callable(strength) and not 0 <= number(strength) < jnp.inf:
+        raise ValueError(
+            f"`strength={strength!r}` must be a number >= 0 and finite, or a schedule of the step."
+        )
     return strength
 
 

@@ -1,7 +1,6 @@
 """A quantile of gradients, exactly and without a sort: the scale that an alpha is taken from."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +23,7 @@ class Quantile(NamedTuple):
     holds it between. With a loss that is a mean, |g| lies far below 1, where an alpha of 1 does
     nothing; this finds the scale. Where it would be 0, as with an embedding of which a batch reads
     little, it is the quantile of what is not 0; where every |g| is 0 or not finite, as behind a
-    head of zeros, it is measured at the next update. Ours, not the paper's.
+    head of zeros, it is NaN, and measured again at the next update. Ours, not the paper's.
 
     Attributes:
         q: the quantile, in (0, 1].
@@ -32,17 +31,16 @@ class Quantile(NamedTuple):
 
     q: float
 
-    def measure(self, relevances: Sequence[Array], params: Sequence[Array], old: Array) -> Array:
+    def measure(self, relevances: Sequence[Array], params: Sequence[Array]) -> Array:
         """Return the least |g| that at least this fraction of the others do not exceed.
 
         Args:
             relevances: gradients, a leaf each; NaN and infinity are left out.
             params: the weights, a leaf each; what is exactly 0 is left out.
-            old: float32 scalar, the answer where all is 0 or left out.
 
         Returns:
             float32 scalar > 0, an |g| to the last bit and no less than the least normal number; of
-            those that are not 0, where it would be.
+            those that are not 0, where it would be; NaN where all is 0 or left out.
         """
         # Floats >= 0 are in the order of their bits: 31 halvings, without a sort.
         bits = [
@@ -63,7 +61,7 @@ class Quantile(NamedTuple):
         goal = jnp.where(goal > zeros, goal, zeros + self._of(there - zeros))
         _, found = lax.fori_loop(0, 32, halve, (jnp.int32(-1), jnp.int32(_INFINITY)))
         alpha = lax.bitcast_convert_type(found, jnp.float32)
-        return jnp.where(there > zeros, jnp.maximum(alpha, jnp.finfo(jnp.float32).tiny), old)
+        return jnp.where(there > zeros, jnp.maximum(alpha, jnp.finfo(jnp.float32).tiny), jnp.nan)
 
     def _of(self, count: Array) -> Array:
         """Return how many of so many lie at the quantile or below it."""
@@ -92,5 +90,6 @@ def alpha_in_use(
     columns = jax.tree.leaves(params), jax.tree.leaves(flags)
     rows = zip(structure.flatten_up_to(relevances), *columns, strict=True)
     pairs = [(grad, param) for grad, param, flag in rows if flag and moves(grad)]
-    measure = partial(alpha.measure, [grad for grad, _ in pairs], [param for _, param in pairs])
-    return update_if((state.step == 0) | jnp.isnan(state.alpha), measure, state.alpha)
+    grads, weights = [grad for grad, _ in pairs], [param for _, param in pairs]
+    due = (state.step == 0) | jnp.isnan(state.alpha)
+    return update_if(due, lambda _: alpha.measure(grads, weights), state.alpha)

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune._tree import chosen, is_kernel, same_structure
+from jaxprune._tree import chosen, is_kernel
 from jaxprune._types import Array, Params, Schedule, Where
 from jaxprune.irrelevance._checks import Alpha, Strength, number, valid_alpha, valid_strength
-from jaxprune.irrelevance._leaves import fits, is_none, moves
+from jaxprune.irrelevance._leaves import check_fit, is_none, moves
 from jaxprune.irrelevance._quantile import alpha_in_use
 from jaxprune.irrelevance.relevance import Coefficient, Quantile, exponential, linear, weigh
 from jaxprune.penalties import PenaltyState
@@ -67,7 +67,8 @@ def add_irrelevance_penalty(
         The transform, whose state is an `IrrelevanceState`; its `update` needs `params`.
 
     Raises:
-        ValueError: for an alpha that is not positive, or a negative strength.
+        ValueError: for an alpha that is not positive, or a negative strength; in `update`, if the
+            params are missing, or have other shapes.
 
     References:
         Bonetta et al., 2022, as in the authors' code, who couple it with Adam; `Quantile` is ours.
@@ -84,7 +85,7 @@ def add_irrelevance_penalty(
         updates: Any, state: Any, params: Params | None = None, **extra: Any
     ) -> tuple[Any, IrrelevanceState]:
         del extra
-        return _pull(rule, 2, updates, state, updates, params)
+        return _pull(rule, 2, updates, state, ("updates", updates), params)
 
     return optax.GradientTransformationExtraArgs(partial(_init, rule), update)
 
@@ -120,7 +121,7 @@ def decay_irrelevant(
 
     Raises:
         ValueError: for an alpha that is not positive, or a negative strength; in `update`, if the
-            params or the relevances are missing.
+            params or the relevances are missing, or have other shapes.
 
     References:
         Tartaglione et al., 2018, and LOBSTER, 2022, as in the latter's authors' code; its other
@@ -143,9 +144,7 @@ def decay_irrelevant(
                 f"`decay_irrelevant` needs `{relevance}=`, a tree like the params; call"
                 f" `update(updates, state, params, {relevance}=...)`."
             )
-        if not fits(relevances, params):
-            same_structure(relevances, params, relevance)
-        return _pull(rule, -1, updates, state, relevances, params)
+        return _pull(rule, -1, updates, state, (relevance, relevances), params)
 
     return optax.GradientTransformationExtraArgs(partial(_init, rule), update)
 
@@ -242,22 +241,22 @@ def _pull(
     factor: int,
     updates: Any,
     state: IrrelevanceState,
-    relevances: Any,
+    named: tuple[str, Any],
     params: Params | None,
 ) -> tuple[Any, IrrelevanceState]:
     """Add `factor * strength * coefficient * w` to every update that is chosen."""
     if params is None:
         raise ValueError("`params` is missing; call `optimizer.update(grads, state, params)`.")
+    what, relevances = named
+    check_fit(relevances, params, what)
     flags = chosen(rule.where, params)
     strength = rule.strength(state.step) if callable(rule.strength) else rule.strength
     alpha = alpha_in_use(rule.alpha, state, relevances, params, flags)
-    # While none is found, every |g| is 0 or not finite: 1 or 0 by any alpha.
-    divisor = jnp.where(jnp.isnan(alpha), 1.0, alpha) if isinstance(rule.alpha, Quantile) else alpha
 
     def pulled(update: Array, param: Array, relevance: Array, flag: bool) -> Array:
-        if not flag or not moves(update):
+        if not (flag and moves(update) and moves(relevance)):
             return update
-        weights = weigh(relevance, coefficient=rule.coefficient, alpha=divisor)
+        weights = weigh(relevance, coefficient=rule.coefficient, alpha=alpha)
         scale = jnp.asarray(strength, weights.dtype)
         both = update.astype(weights.dtype) + factor * scale * weights * param
         return jnp.where(scale > 0, both.astype(update.dtype), update)

@@ -16,6 +16,7 @@ from jax import lax
 from jaxprune._tree import chosen, is_kernel
 from jaxprune._types import Array, Params, Where
 from jaxprune.irrelevance._exp import exp_of_negative
+from jaxprune.irrelevance._leaves import check_fit, moves
 from jaxprune.irrelevance._quantile import Quantile
 
 __all__ = [
@@ -110,7 +111,8 @@ def weigh(
     Args:
         relevance: real, of any sign: its magnitude counts; a constant to every derivative.
         coefficient: `exponential`, `hyperbolic`, `linear`, or any function of their kind.
-        alpha: scale of the relevance, > 0; inf gives 1 wherever the relevance is finite.
+        alpha: scale of the relevance, > 0; inf gives 1 wherever the relevance is finite, and NaN,
+            which is no scale, 1 where the relevance is 0.
 
     Returns:
         Float32, or float64 where the relevance is.
@@ -139,7 +141,8 @@ def irrelevance_penalty(
 
     Args:
         params: any pytree of arrays.
-        grads: a tree like it, the gradients of the loss; constants to every derivative.
+        grads: a tree like it, the gradients of the loss; constants to every derivative. Leaves
+            without one, None or of integers, are not penalised.
         strength: a number.
         coefficient: as for `weigh`.
         alpha: the scale of |g|, > 0.
@@ -148,18 +151,20 @@ def irrelevance_penalty(
     Returns:
         A scalar.
 
+    Raises:
+        ValueError: if the gradients have other shapes.
+
     Example:
         >>> float(irrelevance_penalty(jnp.array([[2.0, 1.0]]), jnp.zeros((1, 2)), 0.1))
         0.5
     """
 
     def of_leaf(param: Array, grad: Array, penalised: bool) -> Any:
-        return (
-            jnp.sum(weigh(grad, coefficient=coefficient, alpha=alpha) * param**2)
-            if penalised
-            else 0.0
-        )
+        if not (penalised and moves(grad)):
+            return jnp.zeros(())
+        return jnp.sum(weigh(grad, coefficient=coefficient, alpha=alpha) * param**2)
 
+    check_fit(grads, params, "grads")
     sums = jax.tree.map(of_leaf, params, grads, chosen(where, params))
     return strength * jax.tree.reduce(jnp.add, sums)
 
@@ -177,26 +182,32 @@ def quantiles(
     Where all of them are near 1, the penalty is the L2 penalty, and alpha too large.
 
     Args:
-        relevances: gradients, or sensitivities.
+        relevances: gradients, or sensitivities; leaves of None or integers do not count.
         at: which quantiles, each in [0, 1]; 0 is the least coefficient.
         coefficient: as for `weigh`.
         alpha: the scale of the relevance, > 0; that in use is in `decay.IrrelevanceState`.
         where: which leaves count.
 
     Returns:
-        float32 (len(at),).
+        float32 (len(at),); NaN where there is no entry.
+
+    Raises:
+        ValueError: if `at` leaves its range.
 
     Example:
         >>> quantiles(jnp.array([[0.0, 0.25, 1.0]]), (0.0, 1.0), coefficient=linear)
         Array([0., 1.], dtype=float32)
     """
+    if not all(0 <= level <= 1 for level in at):
+        raise ValueError(f"`at={tuple(at)}` must lie in [0, 1]: 0.5 is the median.")
     leaves, flags = jax.tree.leaves(relevances), jax.tree.leaves(chosen(where, relevances))
     values = [
         weigh(leaf, coefficient=coefficient, alpha=alpha).reshape(-1).astype(jnp.float32)
         for leaf, flag in zip(leaves, flags, strict=True)
-        if flag
+        if flag and moves(leaf) and leaf.size
     ]
-    return jnp.quantile(jnp.concatenate(values), jnp.asarray(at, jnp.float32))
+    whole = jnp.concatenate(values or [jnp.full(1, jnp.nan)])
+    return jnp.quantile(whole, jnp.asarray(at, jnp.float32))
 
 
 def output_sensitivity(
@@ -210,13 +221,14 @@ def output_sensitivity(
     Args:
         outputs: params -> floating (batch, classes).
         params: any pytree of floating arrays.
-        labels: int (batch,), the class of each example, for the specific sensitivity.
+        labels: int (batch,), the class of each example, >= 0, for the specific sensitivity.
 
     Returns:
         A tree like the params, >= 0; float32, or float64 where a param is.
 
     Raises:
-        ValueError: if the outputs have another number of dimensions than two.
+        ValueError: if the outputs have another number of dimensions than two, or the labels are
+            not one integer an example.
 
     References:
         Tartaglione et al., 2018: sensitivity, unspecific and specific; that the batch is averaged
@@ -247,10 +259,16 @@ def _means(outputs: Array, labels: Array | None) -> Array:
     if outputs.ndim != 2:
         raise ValueError(f"`outputs` gave the shape {outputs.shape}; give (batch, classes).")
     if labels is not None:
+        if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != outputs.shape[:1]:
+            raise ValueError(
+                f"`labels` are {labels.dtype}{list(labels.shape)} for outputs of {outputs.shape};"
+                " give the number of a class for each example."
+            )
         outputs = jnp.take_along_axis(outputs, labels[:, None], axis=-1)
     return jnp.mean(outputs, axis=0)
 
 
 def _at_least_tiny(alpha: Any) -> Array:
-    """Return the scale; the least normal number where it is 0 or below that."""
-    return jnp.maximum(alpha, jnp.finfo(jnp.float32).tiny)
+    """Return the scale; the least normal number where it is below that, or NaN."""
+    tiny = jnp.finfo(jnp.float32).tiny
+    return jnp.where(alpha > tiny, alpha, tiny)

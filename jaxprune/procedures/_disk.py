@@ -104,7 +104,10 @@ def _check_knobs(directory: Path, knobs: Mapping[str, Any]) -> None:
 def _write(path: Path, text: str) -> None:
     # Under another name first: the file is there whole, whenever a kill comes.
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    with open(temporary, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(temporary, path)
 
 

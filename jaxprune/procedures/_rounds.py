@@ -19,15 +19,18 @@ __all__ = [
     "Row",
     "Training",
     "as_it_is",
+    "as_printed",
     "begin",
     "changed",
     "check_counts",
     "copy_of",
     "counts_of",
     "failed",
+    "figure",
     "figures_of",
     "finite",
     "from_bound",
+    "rewound",
     "run",
     "silent",
     "used_up",
@@ -57,7 +60,8 @@ class Training(NamedTuple):
             figures that nothing is decided by.
         after_prune: state that was just pruned -> state to train on: the place to rewind.
         record: called with each row and the state after it, pruned where the row says so; for
-            writers and progress bars.
+            writers and progress bars. It runs before the round is on the disk, so that a round
+            which it, or a kill, cuts off comes to it again.
     """
 
     train: Callable[[Any], Any]
@@ -105,7 +109,8 @@ def run(
     while not (reason := stop(history)):
         start = time.perf_counter()
         if history:
-            carry = carry._replace(state=jax.block_until_ready(training.train(carry.state)))
+            trained_on = _a_state(training.train(carry.state), "train")
+            carry = carry._replace(state=jax.block_until_ready(trained_on))
         trained = time.perf_counter()
         figures = figures_of(training, carry.state)
         evaluated = time.perf_counter()
@@ -148,17 +153,33 @@ def figures_of(training: Training, state: Any) -> dict[str, float]:
         raise ValueError(
             f"`evaluate` gave {figures!r}; let it give figures by name, as {{'accuracy': 0.98}}."
         )
-    return {name: _number(name, value) for name, value in figures.items()}
+    return {name: figure(value, f"{name!r} as ") for name, value in figures.items()}
 
 
-def _number(name: str, value: Any) -> float:
-    """Return a figure as the number that it prints as: a float32 of 0.8 is 0.8, not above it."""
+def rewound(training: Training, state: Any) -> Any:
+    """Return the state to train on, of one that was just pruned."""
+    return _a_state(training.after_prune(state), "after_prune")
+
+
+def _a_state(given: Any, function: str) -> Any:
+    if not (hasattr(given, "params") and hasattr(given, "opt_state")):
+        raise ValueError(f"`{function}` gave {given!r}, which is no state; let it return one.")
+    return given
+
+
+def as_printed(value: Any) -> float:
+    """Return a number as it prints: a float32 of 0.8 is 0.8, not above it."""
     scalar = np.asarray(value)[()]
+    return float(str(scalar)) if scalar.dtype in (np.float32, np.float16) else float(scalar)
+
+
+def figure(value: Any, name: str = "") -> float:
+    """Return a figure that `evaluate` gave, by a name or bare, as a number."""
     dtype = np.asarray(value).dtype
     real = jnp.issubdtype(dtype, np.number) and not jnp.issubdtype(dtype, np.complexfloating)
     if np.ndim(value) or not (real or jnp.issubdtype(dtype, np.bool_)):
-        raise ValueError(f"`evaluate` gave {name!r} as {value!r}; let it be one real number.")
-    return float(str(scalar)) if scalar.dtype in (np.float32, np.float16) else float(scalar)
+        raise ValueError(f"`evaluate` gave {name}{value!r}; let it be one real number.")
+    return as_printed(value)
 
 
 def _check_names(figures: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -254,4 +275,6 @@ def begin(state: Any, snapshots: int) -> Carry:
             f"`state` is a {type(state).__name__}, which JAX does not know as a pytree; decorate it"
             " with `jax.tree_util.register_dataclass`."
         )
+    # A checkpoint gives back the dtypes that training makes of NumPy's and of plain numbers.
+    state = jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jnp.array(x), state)
     return Carry(state, tuple(copy_of(state) for _ in range(snapshots)))

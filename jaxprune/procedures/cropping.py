@@ -35,12 +35,14 @@ def crop(params: Params, opt_state: Any, count: Any) -> tuple[Params, Any]:
         params: any pytree of arrays.
         opt_state: of an optimizer with `pruning.keep_masked` in it; its masks say what takes part.
         count: how many go, >= 0; an integer, which may be traced. More than there are is all.
+            `share` makes one of a fraction.
 
     Returns:
         The params and the optimizer's state, as of `hold`.
 
     Raises:
-        ValueError: if no `keep_masked` is in the state.
+        ValueError: if no `keep_masked` in the state holds a leaf that masks cover, or the count is
+            no integer.
 
     References:
         Bonetta et al., 2022, as in the authors' code, who count a tied tensor at each of its uses.
@@ -53,6 +55,10 @@ def crop(params: Params, opt_state: Any, count: Any) -> tuple[Params, Any]:
         Array([[ 4., -1.],
                [ 0.,  2.]], dtype=float32)
     """
+    if not jnp.issubdtype(jnp.result_type(count), jnp.integer):
+        raise ValueError(
+            f"`count={count!r}` must be an integer; `share(fraction, remaining)` makes one."
+        )
     masks = jax.tree.leaves(_held(opt_state, params))
     sites = [i for i, mask in enumerate(masks) if mask.ndim]
     sizes = jnp.array([masks[i].size for i in sites], jnp.int32)
@@ -95,7 +101,7 @@ def below(params: Params, opt_state: Any, threshold: Any) -> tuple[Params, Any]:
         The params and the optimizer's state, as of `hold`.
 
     Raises:
-        ValueError: if no `keep_masked` is in the state.
+        ValueError: if no `keep_masked` in the state holds a leaf that masks cover.
 
     Example:
         >>> from jaxprune.pruning import keep_masked
@@ -106,7 +112,9 @@ def below(params: Params, opt_state: Any, threshold: Any) -> tuple[Params, Any]:
     """
 
     def thin(param: Array, mask: Array) -> Array:
-        return mask & ~(jnp.abs(param) < threshold) if mask.ndim else mask
+        # In float32 at least: a leaf of bfloat16 must not round the threshold.
+        magnitude = jnp.abs(param).astype(jnp.promote_types(param.dtype, jnp.float32))
+        return mask & ~(magnitude < threshold) if mask.ndim else mask
 
     return hold(params, opt_state, jax.tree.map(thin, params, _held(opt_state, params)))
 
@@ -117,7 +125,7 @@ def hold(params: Params, opt_state: Any, masks: Masks) -> tuple[Params, Any]:
     Args:
         params: any pytree of arrays.
         opt_state: of an optimizer with `pruning.keep_masked` in it.
-        masks: boolean arrays of the leaves' shapes, or 0-d.
+        masks: boolean arrays, 0-d where the `keep_masked` inside has no mask of the leaf's shape.
 
     Returns:
         The params with exact zeros; and the optimizer's state, of the same structure, in which
@@ -125,7 +133,8 @@ def hold(params: Params, opt_state: Any, masks: Masks) -> tuple[Params, Any]:
         penalties begin at step 0 again (see `decay.restart`).
 
     Raises:
-        ValueError: if no `keep_masked` is in the state, or structures or shapes differ.
+        ValueError: if no `keep_masked` in the state can hold the mask of a leaf, or structures or
+            shapes differ.
 
     Example:
         >>> from jaxprune.pruning import keep_masked
@@ -136,6 +145,7 @@ def hold(params: Params, opt_state: Any, masks: Masks) -> tuple[Params, Any]:
     """
     same_structure(masks, params, "masks")
     _held(opt_state, params)
+    _check_held(opt_state, masks)
     params = masks_.apply(params, masks)
     swapped = jax.tree.map(partial(_swap, dict(named_leaves(masks))), opt_state, is_leaf=_is_keeper)
     return params, restart(_ERASER.update(params, swapped, params)[1])
@@ -159,6 +169,18 @@ def _held(opt_state: Any, params: Params) -> Masks:
     return masks_.read(opt_state, params)
 
 
+def _check_held(opt_state: Any, masks: Masks) -> None:
+    """Refuse a mask of entries where all that hold the leaf hold it by a scalar."""
+    keepers = filter(_is_keeper, jax.tree.leaves(opt_state, is_leaf=_is_keeper))
+    full = {name for part in keepers for name, mask in named_leaves(part.masks) if mask.ndim}
+    for name, mask in named_leaves(masks):
+        if mask.ndim and name not in full:
+            raise ValueError(
+                f"No `keep_masked` in the optimizer's state holds entries of {name!r}, so that what"
+                " is erased there would come back; let its `where` or its masks cover the leaf."
+            )
+
+
 def _swap(masks: Mapping[str, Array], part: Any) -> Any:
     """Put new masks in the place of those that are held, leaf by leaf."""
     if not _is_keeper(part):
@@ -168,7 +190,8 @@ def _swap(masks: Mapping[str, Array], part: Any) -> Any:
 
 
 def _like(old: Array, new: Array) -> Array:
-    return jnp.broadcast_to(new, old.shape) if old.ndim else old  # a 0-d mask takes no part
+    # A scalar gives way to a scalar; of a mask of entries another `keep_masked` takes care.
+    return old if new.ndim and not old.ndim else jnp.broadcast_to(new, old.shape)
 
 
 def _is_keeper(part: Any) -> bool:

@@ -31,6 +31,7 @@ __all__ = [
     "search_threshold",
 ]
 
+_NOTHING_WENT = {"pruned": 0, "threshold": 0.0, "plateau": False}
 _SLACK = 0.01  # of the lowest loss: less than that above it is no bad evaluation
 
 
@@ -118,7 +119,7 @@ def prune_while_good(
         >>> outcome.best.params["kernel"].tolist(), outcome.ended
         ([[4.0, -1.0], [0.0, 2.0]], 'All 3 rounds are used.')
     """
-    bound, fraction = float(bound), float(fraction)
+    bound, fraction = _rounds.as_printed(bound), _rounds.as_printed(fraction)
     if not 0 < fraction < 1:
         raise ValueError(f"`fraction={fraction}` must lie in (0, 1): of what remains, at a time.")
     if not math.isfinite(bound):
@@ -133,7 +134,7 @@ def prune_while_good(
         kept = (copy_of(carry.state),) if good else carry.kept
         if count:
             pruned = _rounds.changed(carry.state, _crop, count)
-            carry = carry._replace(state=training.after_prune(pruned))
+            carry = carry._replace(state=_rounds.rewound(training, pruned))
         return Carry(carry.state, kept), row
 
     def stop(history: list[Row]) -> str:
@@ -147,7 +148,7 @@ def prune_while_good(
         return _rounds.used_up(last, rounds)
 
     knobs = {"metric": metric, "bound": bound, "fraction": fraction}
-    start = _rounds.begin(state, 1)
+    start = _begin(state, 1)
     carry, history, ended = run(start, training, judge, stop, directory, knobs)
     ended += _rounds.from_bound(history, metric, bound)
     reached = any(row["good"] for row in history)
@@ -204,18 +205,13 @@ def prune_at_plateaus(
         bad = 0 if so_far is None or loss < _above(so_far, _SLACK) else bad + 1
         if so_far is None or loss < so_far:
             so_far, lowest = loss, copy_of(carry.state)
-        row = {
-            **_rounds.counts_of(carry.state),
-            "lowest": so_far,
-            "bad": bad,
-            "pruned": 0,
-            "threshold": 0.0,
-        }
+        row = {**_rounds.counts_of(carry.state), "lowest": so_far, "bad": bad, **_NOTHING_WENT}
         if bad < patience or not _rounds.finite(figures):
             return Carry(carry.state, (snapshot, lowest)), row
         threshold = _threshold(lowest, training, metric, (so_far, tolerance), strict)
         # A copy, since `train` may donate the state, and parts of it go through as they are.
-        pruned = training.after_prune(_rounds.changed(copy_of(lowest), _below, threshold))
+        pruned = _rounds.changed(copy_of(lowest), _below, threshold)
+        pruned = _rounds.rewound(training, pruned)
         gone = _rounds.counts_of(lowest)["remaining"] - _rounds.counts_of(pruned)["remaining"]
         row |= {"lowest": None, "bad": 0, "pruned": gone, "threshold": threshold, "plateau": True}
         return Carry(pruned, (lowest, copy_of(pruned))), row
@@ -224,11 +220,11 @@ def prune_at_plateaus(
         if not history:
             return ""
         last = history[-1]
-        if last.get("plateau") and not last["pruned"]:
+        if last["plateau"] and not last["pruned"]:
             return f"No weight can go within {tolerance:g} of the loss."
         return _rounds.used_up(last, rounds)
 
-    start = _rounds.begin(state, 2)
+    start = _begin(state, 2)
     knobs = {"metric": metric, "tolerance": tolerance, "patience": patience, "strict": strict}
     carry, history, ended = run(start, training, judge, stop, directory, knobs)
     reached = any(row["pruned"] for row in history)
@@ -267,9 +263,16 @@ def scan_sensitivity(
 
     def pruned(name: str, sparsity: float) -> float:
         only = prune(params, sparsity, where=lambda path, leaf: path == name)
-        return float(evaluate(masks.apply(params, only)))
+        return _rounds.figure(evaluate(masks.apply(params, only)))
 
     return [(name, sparsity, pruned(name, sparsity)) for name in names for sparsity in sparsities]
+
+
+def _begin(state: Any, snapshots: int) -> Carry:
+    """Return what a loop begins with; an optimizer that cannot be cropped raises before it."""
+    carry = _rounds.begin(state, snapshots)
+    jax.eval_shape(cropping.crop, carry.state.params, carry.state.opt_state, 0)
+    return carry
 
 
 _crop = jax.jit(cropping.crop)
