@@ -4,18 +4,17 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import examine, writers
+from experiments import examine, gallery
 from experiments.config import Config, Finished, gradually
 from experiments.models import Network
 from jaxprune import counts, penalties, report, schedules, structure
-from jaxprune.dynamics import Recording, pictures, record_dynamics, recordings, removal
+from jaxprune.dynamics import record_dynamics, recordings, removal
 from jaxprune.stochastic import Window, calibrated, zero_stochastically
 
 __all__ = [
@@ -179,7 +178,7 @@ def nodes_left(finished: Finished) -> dict[str, float]:
     if found is not None:
         recordings.save(found, finished.directory / "dynamics.npz")
         recordings.save(found, finished.directory / "dynamics.csv")
-        _draw(finished.directory)
+        gallery.draw(finished.directory)
     both = (plan.function, tree), (left.function, left.params)
     macs = [counts.total(counts.layers(*one, images[:1])).macs for one in both]
     dense, smaller = examine.latencies(finished, *both)
@@ -244,7 +243,7 @@ def _recorded(
     params, stats = jax.eval_shape(network.init, jax.random.key(0))
     tree, image = {"params": params, "stats": stats}, jnp.zeros((1, *inputs[0]))
     plan = structure.plan(_with_stats(network), tree, image)
-    every = max(1, steps // _ROWS)
+    every = -(-steps // _ROWS)  # rounded up, or the last rows would find no room
     return record_dynamics(
         pruner, capacity=_ROWS + 1, every=every, plan=_of_params(plan), where=config.where
     )
@@ -260,38 +259,3 @@ def _of_params(plan: structure.Plan) -> structure.Plan:
     groups = {_bare(name): bare(group) for name, group in plan.groups.items()}
     shapes = {_bare(name): shape for name, shape in plan.shapes.items() if _is_param(name)}
     return dataclasses.replace(plan, groups=groups, shapes=shapes)
-
-
-def _draw(place: Path) -> None:
-    """Draw the trainings beside a place that are finished, and the one there."""
-    runs: dict[str, list[Recording]] = {}
-    outcomes: dict[str, list[pictures.Outcome]] = {}
-    places = [path.parent for path in place.parent.glob("*/metrics.jsonl")]
-    done = [path for path in places if path == place or (path / "result.json").exists()]
-    for training in sorted(done, key=lambda path: (not path.name.startswith("none"), path)):
-        first, *rest = training.name.rsplit("-", 2)[0].split("-")
-        label = " ".join([first if first == "none" else first.upper(), *rest])
-        last, nodes = writers.read_lines(training / "metrics.jsonl")[-1], 1.0
-        if (file := training / "dynamics.npz").exists():
-            found = recordings.load(file)
-            runs.setdefault(label, []).append(found)
-            groups = found.groups.values()
-            nodes -= sum(int(g.closed[-1]) for g in groups) / sum(g.since.shape[1] for g in groups)
-        end = pictures.Outcome(last["sparsity"], nodes, last["test_accuracy"])
-        outcomes.setdefault(label, []).append(end)
-    folder = place.parent.parent / "pictures"
-    folder.mkdir(exist_ok=True)
-    # The controls by magnitude would lie over what is to be seen; accuracy has them too.
-    chosen = {label: found for label, found in runs.items() if "magnitude" not in label} or runs
-    for plot in (
-        pictures.plot_sparsity,
-        pictures.plot_deaths,
-        pictures.plot_nodes_against_weights,
-        pictures.plot_magnitudes,
-        pictures.plot_nodes_kept,
-        pictures.plot_sides,
-        pictures.plot_revivals,
-        pictures.plot_norms,
-    ):
-        plot(chosen).savefig(folder / f"{plot.__name__.removeprefix('plot_')}.png")
-    pictures.plot_accuracy(outcomes).savefig(folder / "accuracy.png")

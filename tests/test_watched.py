@@ -3,14 +3,15 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import jax
 import pytest
 
-from experiments import configs, grid, run, watched
+from experiments import configs, gallery, grid, run, watched
 from experiments.place import Place
 from jaxprune import penalties
-from jaxprune.dynamics import recordings
+from jaxprune.dynamics import pictures, recordings
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,35 @@ def test_the_recording_is_kept_as_a_table_and_whole(out):
     assert set(found.groups) == {"hidden_1/kernel:1", "hidden_2/kernel:1"}
     with (out / "trainings" / "l2-0.9-0" / "dynamics.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3 * len(found.step)
+
+
+@pytest.mark.parametrize("steps", [1, 936, 4680])
+def test_a_recording_has_room_for_the_whole_run(steps, monkeypatch):
+    knobs = {}
+    monkeypatch.setattr(watched, "record_dynamics", lambda pruner, **given: knobs.update(given))
+    watched.by_magnitude(configs.find("stochastic_digits"), steps, 0.9, jax.random.key(0))
+    assert knobs["capacity"] >= steps // knobs["every"] > min(steps, 50) - 1
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ("l2-0.9-0 l2-0.9-1 none-0-0", ("L2", "none")),
+        ("l2-sampled-0.9-0 l2-sampled-0.95-0 none-0-0", (
+            "L2 sampled 0.9", "L2 sampled 0.95", "none",
+        )),
+    ],
+)  # fmt: skip
+def test_two_sparsities_of_a_variant_are_drawn_apart(out, tmp_path, names, labels, monkeypatch):
+    def first(runs):
+        raise StopIteration(*sorted(runs))  # before anything is drawn, which takes seconds
+
+    monkeypatch.setattr(pictures, "plot_sparsity", first)
+    for name in names.split():
+        shutil.copytree(out / "trainings" / "l2-0.9-0", tmp_path / "trainings" / name)
+    with pytest.raises(StopIteration) as stopped:
+        gallery.draw(tmp_path / "trainings" / name)
+    assert stopped.value.args == labels
 
 
 def test_the_smaller_network_is_counted_and_agrees(out):
