@@ -214,11 +214,11 @@ def _summary(groups: Groups) -> str:
 
 def _line(rows: list[Result]) -> str:
     accuracy = [100 * row["test_accuracy"] for row in rows]
-    spread = statistics.stdev(accuracy) if len(rows) > 1 else 0.0
+    spread = f"{statistics.stdev(accuracy):.2f}" if len(rows) > 1 else ""
     nonzeros = statistics.mean(row["nonzeros"] for row in rows)
     dead = statistics.mean(row["empty_outputs"] for row in rows)
     seconds = statistics.median(row["seconds"] for row in rows)
     return (
-        f"{statistics.mean(accuracy):>13.2f} %{spread:>8.2f}"
+        f"{statistics.mean(accuracy):>13.2f} %{spread:>8}"
         f"{nonzeros:>14,.0f}{dead:>12.0f}{seconds:>7.1f} s"
     )

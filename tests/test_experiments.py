@@ -142,6 +142,15 @@ def test_the_pruned_network_has_the_sparsity_asked_for(finished: Path) -> None:
     assert pruned["weights"] - pruned["nonzeros"] == round(0.9 * pruned["weights"])
 
 
+def test_a_single_seed_has_no_spread(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go(TINY, finished)
+    lines = capsys.readouterr().out.splitlines()
+    (head,) = [line for line in lines if "spread" in line]
+    rows = [line for line in lines if line.startswith(("dense  ", "90 % removed  "))]
+    end = head.index("spread") + len("spread")
+    assert [row[end - 5 : end].strip() for row in rows] == ["", ""]
+
+
 def test_metrics_hold_a_row_an_epoch(finished: Path) -> None:
     rows = [json.loads(line) for line in metrics(finished).splitlines()]
     assert [row["step"] for row in rows] == [22, 44, 66]
