@@ -24,6 +24,8 @@ def stochastic(
 ) -> Config:
     """Return a config with its controls; every penalty ends where the draws end.
 
+    That step is fixed here: `--epochs` and `--batch` then move the draws and not the penalty's end.
+
     Args:
         model: shape of an image, classes -> network.
         data: TFDS's name of the data set.

@@ -113,7 +113,7 @@ def comparison(
         base: of one training, with the sparsities of those that are pruned.
         l1: strength of the L1 penalty.
         l2: strength of the L2 penalty.
-        step: the first one without a penalty.
+        step: the first one without a penalty, fixed: `--epochs` and `--batch` do not move it.
         inputs: shape of an image, and classes.
         both: strengths of L1 and of L2 where they pull together, as an elastic net.
         repeated: variants with all seeds, the others having the first alone; by default all.
