@@ -73,7 +73,7 @@ LAYERS = (
 )
 TABLES = {"structure.rules"}
 """Packages that take one row together: a table and its entries."""
-CORE = {"jax", "optax", "chex", "numpy"}
+CORE = {"jax", "optax", "numpy"}
 EXTRAS = {
     "checkpoint": {"orbax"},
     "compact": {"orbax"},
@@ -183,7 +183,7 @@ def test_imports_have_no_cycle():
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_library_imports_jax_optax_and_chex_only(name):
+def test_the_library_imports_jax_optax_and_numpy_only(name):
     foreign = {full.partition(".")[0] for full in imports(name)} - sys.stdlib_module_names
     assert foreign - {"jaxprune"} - CORE - EXTRAS.get(name, set()) == set()
 
