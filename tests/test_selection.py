@@ -420,5 +420,6 @@ assert local.reshape(4, -1).sum(1).tolist() == [80] * 4, "each shard alone"
 
 def test_sharded_masks_are_the_same_and_nothing_is_gathered():
     """Eight forced devices; a pass joins all leaves' counts by one sum and one maximum."""
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", SHARDED], check=True, env={**os.environ, **environment})

@@ -226,7 +226,8 @@ for count in (4, 5):
 
 
 def test_sharded_parameters_and_states_stay_on_their_mesh():
-    environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", SHARDED], check=True, env={**os.environ, **environment})
 
 
