@@ -230,6 +230,13 @@ def test_bits_do_not_depend_on_how_an_array_is_cut():
     np.testing.assert_array_equal(jax.jit(_bits.hashed, static_argnums=1)(KEYS[0], (600,)), flat)
 
 
+def test_of_wider_bits_the_lower_ones_count(draws):
+    with jax.enable_x64(True):
+        wide = jnp.asarray(draws[0], jnp.uint64) | jnp.uint64(7 << 32)
+        found = _bits.uniform(wide)
+    np.testing.assert_array_equal(found, _bits.uniform(jnp.asarray(draws[0])))
+
+
 def test_uniforms_never_reach_their_ends():
     ends = _bits.uniform(jnp.array([0, 2**32 - 1], jnp.uint32))
     assert 0 < ends[0] < 2**-31 and 1 - 2**-22 < ends[1] < 1

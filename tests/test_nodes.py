@@ -84,6 +84,20 @@ def test_closure_does_not_depend_on_the_order_of_deaths():
     jax.tree.map(np.testing.assert_array_equal, one, stepwise)
 
 
+def test_closure_goes_on_where_no_node_dies_on_both_sides():
+    def net(p, x):
+        gate = jax.nn.relu(x @ p["wz"]) @ p["wu"]
+        return (gate[:, :, None] * (x @ p["w1"])[:, None] * p["gain"]) @ p["v1"] @ p["v2"]
+
+    shapes = {"wz": (6, 6), "wu": (6, 4), "w1": (6, 5), "gain": (4, 5), "v1": (5,), "v2": (4,)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    params["w1"] *= 0  # read by no kernel, but by `v1`; so dies all that is multiplied with it
+    plan = structure.plan(net, params, X)
+    after = nodes.closed(plan, params)
+    assert not after["wz"].any() and not after["wu"].any()
+    jax.tree.map(np.testing.assert_array_equal, nodes.closed(plan, after), after)
+
+
 def test_the_table_counts_raw_and_closed_nodes():
     params = zeroed(mlp_params(), ("a", 1, [0, 2]), ("b", 0, [2, 5]), ("c", 0, [1]))
     of_a, of_b, total = nodes.table(PLAN, params)

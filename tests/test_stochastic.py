@@ -367,6 +367,13 @@ def test_jax_s_own_bits_serve_as_well():
     assert abs(sparsity(params) - 0.5) < 5 * np.sqrt(0.25 / flat(params).size)
 
 
+def test_jax_s_own_bits_serve_with_64_bits_too():
+    with jax.enable_x64(True):
+        ((params, _),) = run(zero_stochastically(KEY, 0.15, bits=jax.random.bits), 1, grads=NOTHING)
+    p = np.asarray(hazards.gauss.probability(flat(PARAMS), 0.15))
+    assert abs((flat(params) == 0).sum() - p.sum()) < 4.5 * np.sqrt((p * (1 - p)).sum())
+
+
 def test_after_the_end_zeros_are_frozen_and_the_rest_trains_on():
     tx = optax.chain(optax.sgd(0.01), zero_stochastically(KEY, 0.1, window=Window(end=3)))
     path = run(tx, 6)

@@ -113,18 +113,17 @@ def closed(plan: Plan, params: Params, *, where: Where = is_kernel) -> Params:
                [1., 1.]], dtype=float32)
     """
 
-    def number(nodes: Mapping[str, Nodes]) -> Array:
-        return sum((jnp.sum(n.both, dtype=jnp.int32) for n in nodes.values()), jnp.int32(0))
-
-    def zero(state: tuple[Params, Array, Array]) -> tuple[Params, Array, Array]:
-        now, _, after = state
+    def zero(state: tuple[Params, Array]) -> tuple[Params, Array]:
+        now = state[0]
         found = dead(plan, now, where=where).items()
         gone = {n: nodes.either for n, nodes in found if not plan.groups[n].mixed}
-        now = map_named(lambda n, leaf: _cleared(plan, n, leaf, gone, where), now)
-        return now, after, number(dead(plan, now, where=where))
+        after = map_named(lambda n, leaf: _cleared(plan, n, leaf, gone, where), now)
+        pairs = zip(jax.tree.leaves(now), jax.tree.leaves(after), strict=True)
+        more = (jnp.any((old != 0) & (new == 0)) for old, new in pairs if new is not old)
+        return after, functools.reduce(jnp.logical_or, more, jnp.array(False))
 
-    start = (jax.tree.map(jnp.asarray, params), jnp.int32(-2), jnp.int32(-1))
-    return lax.while_loop(lambda state: state[1] != state[2], zero, start)[0]
+    start = (jax.tree.map(jnp.asarray, params), jnp.array(True))
+    return lax.while_loop(lambda state: state[1], zero, start)[0]
 
 
 class Row(NamedTuple):

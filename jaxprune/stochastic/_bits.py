@@ -53,14 +53,14 @@ def uniform(bits: Array) -> Array:
     """Turn bits into numbers strictly between 0 and 1, fine enough for rare events.
 
     Args:
-        bits: uint32.
+        bits: uint32; of wider ones, such as `jax.random.bits` has with 64 bits on, the lower 32.
 
     Returns:
         float32 >= 2**-32, so that what has a probability below that never happens, and below 1,
         so that what has probability 1 always does.
     """
     # 31 bits, since a signed integer is converted in one instruction.
-    whole = (bits >> 1).astype(jnp.int32).astype(jnp.float32)
+    whole = (bits.astype(jnp.uint32) >> 1).astype(jnp.int32).astype(jnp.float32)
     return (whole + 0.5) * jnp.float32(2**-31 * (1 - 2**-23))
 
 
