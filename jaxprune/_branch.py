@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 
 from jaxprune._types import Array
@@ -29,6 +30,8 @@ def update_if(due: Array, update: Callable[[Any], Any], old: Any) -> Any:
     Returns:
         A tree like `old`.
     """
+    if not isinstance(due, Tracer):  # outside `jit` each `cond` would be compiled anew
+        return update(old) if due else old
 
     def branch(tree: Any) -> Any:
         return jax.tree.map(lambda new, was: jnp.where(due, new, was), update(tree), tree)

@@ -205,7 +205,8 @@ def removed(sparsity: Any, sizes: Sequence[int]) -> Array:
     check_sparsity(sparsity)
     if any(size >= 2**31 for size in sizes):
         raise ValueError(
-            f"A scope of {max(sizes)} units is too large to count in 32 bits; split it by `scope`."
+            f"A scope of {max(sizes)} units is too large to count in 32 bits; split it by"
+            " `across_leaves(scope=...)`, or prune larger units (`granularity=`)."
         )
     digits = (_millionths(sparsity) // jnp.array([10**6, 10**5, 10**4, 10**3, 100, 10, 1])) % 10
     # n / 10^i = whole + part / 10^6, for each decimal place i.

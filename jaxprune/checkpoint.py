@@ -23,7 +23,7 @@ from jaxprune import _tree
 __all__ = ["Restored", "restore", "save"]
 
 _DIGESTS = "digests.json"
-_NEW = "unfinished"
+_NEW = ".jaxprune-unfinished"
 
 
 class Restored(NamedTuple):

@@ -43,7 +43,8 @@ def save(
         *args: inputs to check by; a few examples are enough, since they are stored.
 
     Raises:
-        ValueError: if `keep` or the parameters do not fit the plan.
+        ValueError: if `keep` or the parameters do not fit the plan, or the directory holds a
+            network already.
 
     Example:
         >>> import tempfile
@@ -59,7 +60,9 @@ def save(
         >>> again["w1"].shape, again_fn(again, x).tolist()
         ((3, 3), [[9.0, 9.0]])
     """
-    whole = _whole(plan, small_params)
+    whole = map_named(
+        lambda n, leaf: jax.ShapeDtypeStruct(plan.shapes[n], leaf.dtype), small_params
+    )
     small_fn, _ = shrink(plan, whole, keep)
     outputs = jax.jit(small_fn)(small_params, *args)
     kept = {
@@ -68,12 +71,10 @@ def save(
     }
     written = {"shapes": plan.shapes, "protected": plan.protected, "groups": kept}
     text = json.dumps(written, indent=1)
-    place = Path(directory)
-    place.mkdir(parents=True, exist_ok=True)
-    (place / _KEPT).write_text(text, encoding="utf-8")
     from jaxprune import checkpoint  # needs Orbax, which an exported file is read without
 
-    checkpoint.save(place, 0, _state(text, small_params, args, outputs), keep=1)
+    checkpoint.save(directory, 0, _state(text, small_params, args, outputs), keep=1)
+    (Path(directory) / _KEPT).write_text(text, encoding="utf-8")  # unless that refused
 
 
 def load(
@@ -106,10 +107,9 @@ def load(
     if not (place / _KEPT).is_file():
         raise ValueError(f"{place} holds no compact checkpoint: {_KEPT} is missing.")
     text = (place / _KEPT).read_text(encoding="utf-8")
-    written = json.loads(text)
-    guarded = written.get("protected", ())
+    shapes, groups, guarded = _parsed(text, place)
     fresh = plan(fn, params, *args, protect=lambda name, _: name in guarded)
-    keep = _found(fresh, written)
+    keep = _found(fresh, shapes, groups)
     small_fn, shapes = shrink(fresh, jax.eval_shape(lambda p: p, params), keep)
     outputs = jax.eval_shape(small_fn, shapes, *args)
     like = jax.tree.map(jnp.empty_like, _state(text, shapes, args, outputs))
@@ -259,16 +259,19 @@ def _sha(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _whole(plan: Plan, small_params: Params) -> Params:
-    """Return the shapes of the full parameters."""
-    return map_named(
-        lambda name, leaf: jax.ShapeDtypeStruct(plan.shapes[name], leaf.dtype), small_params
-    )
+def _parsed(text: str, place: Path) -> tuple[dict[str, Any], dict[str, Any], Sequence[str]]:
+    """Return shapes, groups and names that are protected, as they were written."""
+    try:
+        written = json.loads(text)
+        shapes = {name: tuple(shape) for name, shape in written["shapes"].items()}
+        kept = {name: (each["group"], each["kept"]) for name, each in written["groups"].items()}
+        return shapes, kept, written.get("protected", ())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{_KEPT} in {place} is damaged, and cannot be read.") from error
 
 
-def _found(plan: Plan, written: dict[str, Any]) -> dict[str, np.ndarray]:
+def _found(plan: Plan, shapes: dict[str, Any], groups: dict[str, Any]) -> dict[str, np.ndarray]:
     """Return what was kept of each group, if the plan has the same parameters and groups."""
-    shapes = {name: tuple(shape) for name, shape in written["shapes"].items()}
     for name in {**shapes, **plan.shapes}:
         if shapes.get(name) != plan.shapes.get(name):
             raise ValueError(
@@ -276,12 +279,12 @@ def _found(plan: Plan, written: dict[str, Any]) -> dict[str, np.ndarray]:
                 f" {plan.shapes.get(name, 'absent')}, then {shapes.get(name, 'absent')}."
             )
     keep = {}
-    for name, group in written["groups"].items():
-        if name not in plan.groups or digest(plan.groups[name]).hex() != group["group"]:
+    for name, (group, kept) in groups.items():
+        if name not in plan.groups or digest(plan.groups[name]).hex() != group:
             raise ValueError(
                 f"The model has changed since it was saved: the group {name!r} is not what it was."
             )
-        keep[name] = np.isin(np.arange(plan.groups[name].size), group["kept"])
+        keep[name] = np.isin(np.arange(plan.groups[name].size), kept)
     return keep
 
 

@@ -21,17 +21,10 @@ from jaxprune._types import Params
 
 __all__ = ["Comparison", "Count", "compare", "latency", "layers", "total", "why_not_faster"]
 
-_MOVES = {
-    "broadcast_in_dim",
-    "convert_element_type",
-    "copy",
-    "reshape",
-    "rev",
-    "slice",
-    "squeeze",
-    "stop_gradient",
-    "transpose",
-}
+_MOVES = set(
+    "broadcast_in_dim convert_element_type copy reshape rev slice squeeze stop_gradient"
+    " transpose".split()
+)
 """Primitives after which an array is still the same parameter."""
 
 
@@ -208,6 +201,11 @@ def why_not_faster(dense: Sequence[Count], pruned: Sequence[Count], speedup: flo
     if speedup >= 0.7 * promised and promised > 1.05:
         return (
             f"It is {speedup:.1f} times as fast, of {promised:.1f} that its multiply-adds promise."
+        )
+    if promised <= 1.05 and [row.shape for row in dense] != [row.shape for row in pruned]:
+        return (
+            "It is not faster because it has all but as many multiply-adds as before,"
+            f" {1 / promised:.0%} of them; remove more units."
         )
     if promised <= 1.05:
         return (

@@ -8,6 +8,7 @@ return the same object, so that one given anew to a jitted function does not com
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -83,19 +84,18 @@ def blocks(sizes: Sequence[int], *, reduce: Reduce = jnp.mean) -> Granularity:
         The granularity; for a leaf that it does not fit its functions raise `ValueError`.
 
     Raises:
-        ValueError: if a size is less than 1.
+        ValueError: if a size is no integer, or less than 1.
 
     Example:
         >>> blocks((2, 2)).pool(jnp.arange(16.0).reshape(4, 4))
         Array([[ 2.5,  4.5],
                [10.5, 12.5]], dtype=float32)
     """
-    if not sizes or any(size < 1 for size in sizes):
+    if not sizes or any(not isinstance(size, Integral) or size < 1 for size in sizes):
         raise ValueError(
-            f"`sizes={tuple(sizes)}` must be positive lengths; give (1, 1) for entries."
+            f"`sizes={tuple(sizes)}` must be positive whole lengths; give (1, 1) for entries."
         )
-
-    return _blocks(tuple(sizes), reduce)
+    return _blocks(tuple(map(int, sizes)), reduce)
 
 
 @cache
@@ -201,7 +201,7 @@ def n_of_m(n: int, m: int, *, axis: int = -2) -> Granularity:
         The granularity, with `least = n / m`.
 
     Raises:
-        ValueError: if not 0 <= n <= m, or m < 1.
+        ValueError: unless they are integers, 0 <= n <= m, and m >= 1.
 
     References:
         Mishra et al., "Accelerating sparse deep neural networks", 2021, section 3 (2:4); keeping
@@ -211,9 +211,9 @@ def n_of_m(n: int, m: int, *, axis: int = -2) -> Granularity:
         >>> n_of_m(1, 2, axis=-1).pool(jnp.array([3.0, 1.0, 0.0, 2.0]))
         Array([inf,  1.,  0., inf], dtype=float32)
     """
-    if m < 1 or not 0 <= n <= m:
+    if not isinstance(m, Integral) or m < 1 or n not in range(m + 1):
         raise ValueError(
-            f"`n={n}`, `m={m}` must satisfy 0 <= n <= m and m >= 1; 2:4 is n_of_m(2, 4)."
+            f"`n={n}`, `m={m}` must be integers, 0 <= n <= m and m >= 1; 2:4 is n_of_m(2, 4)."
         )
 
     def pool(scores: Array) -> Array:
@@ -292,6 +292,6 @@ def _rank_within(groups: Array, axis: int) -> Array:
 
 
 def _check_axes(shape: tuple[int, ...], axis: int) -> None:
-    if not -len(shape) <= axis < len(shape):
+    if not isinstance(axis, Integral) or not -len(shape) <= axis < len(shape):
         what = f"axis {axis} does not exist in a leaf of shape {shape}"
         raise ValueError(f"{what}; leave the leaf out by `where`, or name another axis.")

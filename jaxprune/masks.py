@@ -39,7 +39,8 @@ def apply(params: Params, masks: Masks) -> Params:
         A tree like `params`. NaN and infinite entries are erased like others.
 
     Raises:
-        ValueError: if the structures or the shapes differ, naming the first leaf that does.
+        ValueError: if the structures or the shapes differ, or a mask is not boolean, naming the
+            first leaf.
 
     Example:
         >>> apply({"w": jnp.array([1.0, jnp.nan])}, {"w": jnp.array([True, False])})
@@ -134,7 +135,13 @@ def read(opt_state: Any, params: Params | None = None) -> Masks:
         raise ValueError(
             "The masks are packed to bits; give `params` too, which tell their shapes."
         )
-    return reduce(lambda a, b: jax.tree.map(_and, a, b, is_leaf=_is_hole), found, found[0])
+    try:
+        return reduce(lambda a, b: jax.tree.map(_and, a, b, is_leaf=_is_hole), found, found[0])
+    except ValueError as error:
+        raise ValueError(
+            "The pruners hide whole subtrees from each other, whose leaves the params tell: call"
+            " `read(opt_state, params)`."
+        ) from error
 
 
 def by_leaf(masks: Masks) -> Any:
@@ -158,11 +165,15 @@ def sparsity(masks: Masks) -> Array:
     Returns:
         float32 scalar in [0, 1]; 0 if no leaf takes part.
     """
-    leaves = [(name, mask) for name, mask in named_leaves(masks) if mask.ndim]
+    leaves = [(name, mask) for name, mask in named_leaves(masks) if jnp.ndim(mask)]
     # Each leaf's share, not a sum of counts: int32 overflows beyond two billion weights.
     total = max(sum(mask.size for _, mask in leaves), 1)
     shares = [_removed(*named) / jnp.float32(total) for named in leaves]
     return reduce(jnp.add, shares, jnp.float32(0))
+
+
+_COUNTABLE = 2**31
+"""Entries that int32 cannot count: of a leaf with so many, the sum is one of float32."""
 
 
 class Row(NamedTuple):
@@ -198,7 +209,7 @@ def table(masks: Masks) -> list[Row]:
     """
     rows = []
     for name, mask in named_leaves(masks):
-        if mask.ndim:
+        if jnp.ndim(mask):
             gone = int(_removed(name, mask))
             rows.append(
                 Row(name, mask.shape, mask.size, mask.size - gone, gone / max(mask.size, 1))
@@ -214,7 +225,7 @@ def _of_a_state(path: Any, value: Any) -> bool:
 
 
 def _erase(name: str, leaf: Array, mask: Array) -> Array:
-    del name
+    mask = boolean(name, mask)
     if mask.ndim and mask.shape != leaf.shape:
         raise ValueError(
             f"the mask has shape {mask.shape}, the param {leaf.shape}; they must agree."
@@ -235,6 +246,7 @@ def boolean(name: str, mask: Array) -> Array:
     Raises:
         ValueError: if it is not, naming the leaf.
     """
+    mask = jnp.asarray(mask)
     if mask.dtype != bool:
         raise ValueError(
             f"The mask of {name!r} has dtype {mask.dtype}, not bool; `packing.unpack` packed ones,"
@@ -244,7 +256,10 @@ def boolean(name: str, mask: Array) -> Array:
 
 
 def _removed(name: str, mask: Array) -> Array:
-    return jnp.sum(~boolean(name, mask), dtype=jnp.int32)
+    gone = ~boolean(name, mask)
+    if gone.size < _COUNTABLE:
+        return jnp.sum(gone, dtype=jnp.int32)
+    return jnp.sum(jnp.sum(gone, axis=-1, dtype=jnp.int32).astype(jnp.float32))
 
 
 def _is_hole(node: Any) -> bool:

@@ -117,7 +117,11 @@ def _prune(rule: Any, trees: Mapping[str, Any], sparsity: Array, key: Array | No
             whole.items(), jax.eval_shape(units, arguments)[0], strict=True
         )
     ]
-    kept = _keep(units, arguments, allocation(leaves, sparsity), granularity.multiple)
+    budget = allocation(leaves, sparsity)
+    if _MASK in trees:  # what is gone does not fill the least of a leaf
+        there = [jnp.sum(~gone, dtype=jnp.int32) for gone in units(arguments)[1] or ()]
+        budget = budget._replace(least=jnp.minimum(budget.least, jnp.stack(there)))
+    kept = _keep(units, arguments, budget, granularity.multiple)
     verdicts = {
         name: granularity.spread(unit, cut.shape)
         for (name, cut), unit in zip(whole.items(), kept, strict=True)

@@ -178,9 +178,12 @@ def add_group_penalty(
         return total
 
     def pulls(leaves: dict[str, Array]) -> dict[str, Array]:
-        # By hand through |w|: JAX's derivative of it is 1 at 0, which would stir pruned weights.
+        # By hand through |w|: JAX's derivative of it is 1 at 0, which would stir pruned weights,
+        # and that of a root is infinite there.
         slopes = jax.grad(penalty)({name: jnp.abs(leaf) for name, leaf in leaves.items()})
-        return {name: jnp.sign(leaf) * slopes[name] for name, leaf in leaves.items()}
+        return {
+            n: jnp.where(leaf == 0, 0, jnp.sign(leaf) * slopes[n]) for n, leaf in leaves.items()
+        }
 
     return _add([(strength, pulls)], where)
 

@@ -252,7 +252,7 @@ def test_a_step_that_is_no_number_of_updates_is_refused(tmp_path: Path, step: An
 
 
 def test_directories_of_others_stay_whatever_their_names(copy: Path) -> None:
-    others = [copy / "7" / "mine", copy / "007" / "mine", copy / "2024" / "mine"]
+    others = [copy / name / "mine" for name in ("7", "007", "2024", "unfinished")]
     for other in others:
         other.mkdir(parents=True)
     checkpoint.save(copy, 30, state(30), keep=1)

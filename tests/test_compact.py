@@ -86,6 +86,24 @@ def test_a_network_of_which_a_part_was_protected_comes_back(tmp_path):
     np.testing.assert_array_equal(again_fn(again, x), small_fn(small, x))
 
 
+def test_a_second_network_in_one_directory_is_refused_and_the_first_stays(saved):
+    place, _, small, x = saved
+    plan = structure.plan(mlp, drawn(**SHAPES), x)
+    other = {name: np.roll(kept, 1) for name, kept in KEEP.items()}
+    with pytest.raises(ValueError, match="holds checkpoint 0"):
+        compact.save(place, plan, other, structure.shrink(plan, drawn(**SHAPES), other)[1], x)
+    jax.tree.map(np.testing.assert_array_equal, compact.load(place, mlp, LIKE, X)[1], small)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"shapes": {}}', '{"shapes": {}, "groups": {"a": 1}}']
+)
+def test_what_was_kept_may_be_damaged(tmp_path, text):
+    (tmp_path / "kept.json").write_text(text)
+    with pytest.raises(ValueError, match="kept.json in .* is damaged"):
+        compact.load(tmp_path, mlp, LIKE, X)
+
+
 def test_damage_is_refused(saved, tmp_path):
     with pytest.raises(ValueError, match="kept.json is missing"):
         compact.load(tmp_path, mlp, LIKE, X)

@@ -90,6 +90,9 @@ def test_the_answer_to_why_is_it_not_faster_fits_the_case():
     assert "88% of its weights are zero" in counts.why_not_faster(dense, masked, 1.0)
     assert "3.5 times as fast, of 4.0" in counts.why_not_faster(dense, small, 3.5)
     assert "larger batch" in counts.why_not_faster(dense, small, 1.1)
+    hardly = counts.layers(fn, jnp.ones((100, 97)), jnp.ones((2, 100)))
+    dense = counts.layers(fn, jnp.ones((100, 100)), jnp.ones((2, 100)))
+    assert "as before, 97% of them" in counts.why_not_faster(dense, hardly, 1.0)
 
 
 def test_a_comparison_joins_counts_latency_and_the_answer():

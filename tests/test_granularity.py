@@ -94,7 +94,7 @@ def test_equal_calls_return_one_object():
     ("make", "message"),
     [
         (lambda: g.blocks((0, 4)), r"`sizes=\(0, 4\)` must be positive"),
-        (lambda: g.n_of_m(5, 4), "`n=5`, `m=4` must satisfy 0 <= n <= m"),
+        (lambda: g.n_of_m(5, 4), "`n=5`, `m=4` must be integers, 0 <= n <= m"),
         (lambda: g.blocks((5, 5)).pool(jnp.ones((10, 8))), "5 does not divide an axis of length 8"),
         (lambda: g.filters().pool(jnp.ones(())), "axis -1 does not exist in a leaf of shape"),
         (lambda: g.channels().pool(jnp.ones(3)), "axis -2 does not exist"),
@@ -103,3 +103,13 @@ def test_equal_calls_return_one_object():
 def test_what_does_not_fit_is_refused_with_a_remedy(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_numbers_that_are_no_integers_are_refused_and_spoil_nothing():
+    for wrong in (lambda: g.n_of_m(2, 6.0), lambda: g.n_of_m(1.5, 4), lambda: g.blocks((2.0, 3))):
+        with pytest.raises(ValueError, match="whole lengths|must be integers"):
+            wrong()
+    with pytest.raises(ValueError, match=r"axis \(0, 1\) does not exist"):
+        g.slices((0, 1)).pool(jnp.ones((2, 2)))
+    assert g.n_of_m(2, 6).pool(jnp.ones((6, 4))).shape == (6, 4)
+    assert g.blocks((np.int64(2), 3)).pool(jnp.ones((4, 6))).shape == (2, 2)

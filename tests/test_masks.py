@@ -87,3 +87,29 @@ def test_donating_a_state_does_not_destroy_the_masks_given():
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(1)}
     jax.jit(lambda state: tx.update(params, state, params)[1], donate_argnums=0)(tx.init(params))
     assert MASK["w"].sum() == 1
+
+
+def test_a_leaf_that_int32_cannot_count_is_summed_up_in_float32(monkeypatch):
+    monkeypatch.setattr(masks, "_COUNTABLE", 4)
+    given = {"w": jnp.array([[True, False, False], [False, True, False]])}
+    assert masks.sparsity(given) == jnp.float32(4 / 6) and masks.table(given)[-1].kept == 2
+
+
+def test_a_mask_may_be_a_plain_true():
+    params, given = {"w": jnp.ones(2), "b": jnp.ones(1)}, {"w": jnp.array([True, False]), "b": True}
+    assert masks.apply(params, given)["w"].tolist() == [1, 0]
+    assert masks.sparsity(given) == 0.5 and len(masks.table(given)) == 2
+
+
+def test_packed_masks_are_told_to_be_unpacked():
+    with pytest.raises(ValueError, match="'w' has dtype uint8, not bool; `packing.unpack`"):
+        masks.apply({"w": jnp.ones((4, 4))}, {"w": jnp.zeros(2, jnp.uint8)})
+
+
+def test_masks_that_hide_subtrees_from_each_other_need_the_params():
+    params = {"a": {"w": jnp.ones((2, 2))}, "b": {"w": jnp.ones((2, 2))}}
+    keep = pruning.keep_masked(where=lambda path, leaf: True)
+    state = optax.partition({"x": keep, "y": keep}, {"a": "x", "b": "y"}).init(params)
+    with pytest.raises(ValueError, match=r"call `read\(opt_state, params\)`"):
+        masks.read(state)
+    assert masks.sparsity(masks.read(state, params)) == 0

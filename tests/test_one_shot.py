@@ -115,3 +115,15 @@ def test_a_batch_of_packed_masks_is_not_read_as_one():
     with pytest.raises(ValueError, match=r"`jax.vmap` what reads them"):
         masks.read(states, {"w": params["w"][0]})
     assert jax.vmap(masks.read)(states, params)["w"].shape == (8, 1, 1)
+
+
+def test_what_is_gone_does_not_fill_the_least_of_a_leaf():
+    params = {"a": jnp.arange(16.0).reshape(4, 4) + 1, "b": jnp.arange(16.0).reshape(4, 4) - 20}
+    mask = {"a": jnp.arange(16).reshape(4, 4) < 2, "b": jnp.ones((4, 4), bool)}
+    where = lambda name, leaf: True  # noqa: E731
+    for least in (1, 0.5):
+        rule = allocation.across_leaves(least=least)
+        kept = prune(params, 0.5, masks=mask, where=where, allocation=rule)
+        assert masks.table(kept)[-1].kept == 16 and not (kept["a"] & ~mask["a"]).any()
+    kept = prune(params, 0.5, masks={**mask, "a": jnp.zeros((4, 4), bool)}, where=where)
+    assert masks.table(kept)[-1].kept == 16 and not kept["a"].any()

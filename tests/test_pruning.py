@@ -627,3 +627,14 @@ def test_two_leaves_of_one_name_are_refused_by_pruners_and_penalties():
     for call in (lambda: prune(params, 0.5), lambda: penalties.add_l1_penalty(0.1).init(params)):
         with pytest.raises(ValueError, match="Two leaves are called 'a/b'"):
             call()
+
+
+def test_outside_jit_a_step_between_updates_compiles_nothing(caplog):
+    tx = pruning.prune_gradually(schedules.polynomial_sparsity(0.5, begin=1, end=9, every=4))
+    params = {"kernel": jnp.arange(12.0).reshape(3, 4)}
+    state = tx.init(params)
+    for _ in range(6):
+        _, state = tx.update(params, state, params)
+    with jax.log_compiles(True):
+        tx.update(params, state, params)
+    assert not [record for record in caplog.records if "Finished XLA compilation" in record.message]
