@@ -1,6 +1,9 @@
 """The growing penalty, number by number: strengths, counts, picks, phases, and what is removed."""
 
 import math
+import os
+import subprocess
+import sys
 from functools import partial
 
 import flax.nnx as nnx
@@ -11,7 +14,7 @@ import optax
 import pytest
 
 from jaxprune import growing, masks, one_shot, penalties, pruning, structure
-from jaxprune.granularity import blocks, channels, entries, n_of_m
+from jaxprune.granularity import blocks, channels, entries, filters, l2_norm, n_of_m
 from jaxprune.growing import PRESETS, Growth, add_growing_penalty, read
 from jaxprune.growing._layers import count_of
 from tests.networks.small import drawn
@@ -279,6 +282,50 @@ def test_without_a_limit_not_even_a_dead_filter_ends_the_growth():
     assert math.isinf(state.layers.ratio[0]) and not state.layers.finished[0]
 
 
+def test_no_limit_is_one_that_is_never_reached():
+    params, ends = {"kernel": FOUR["conv"]["kernel"]}, []
+    for limit in (math.inf, 1e30):
+        growth = Growth(every=1, increment=0.1, hold=2, ratio_limit=limit, least_updates=0)
+        tx = optax.chain(add_growing_penalty(0.5, growth), optax.sgd(0.1))
+        ends.append(walk(tx, params, 15))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    assert ends[0][1][0].phase == growing.DONE and ends[0][1][0].layers.updates == 11
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["nothing", "everything"])
+@pytest.mark.parametrize("scope", ["own", "all"])
+def test_a_layer_that_loses_nothing_or_everything_waits_for_no_ratio(keep, scope):
+    params = {"a": jnp.array([[1e-4, 1.0]] * 2), "b": jnp.ones((2, 2))}
+    given = {"a": np.array([[False, True]] * 2), "b": np.full((2, 2), keep)}
+    growth = Growth(every=1, ratio_limit=1000.0, ratio_scope=scope, least_updates=1)
+    tx = add_growing_penalty(masks=given, growth=growth)
+    _, state = jax.jit(tx.update)(still(params), tx.init(params), params)
+    assert state.layers.finished.all() and math.isinf(state.layers.ratio[1])
+
+
+def test_a_layer_whose_filters_are_single_weights_holds_up_no_other():
+    params = {"a": jnp.array([[1e-4, 1.0]] * 2), "b": jnp.array([[0.5, 1.0]])}
+    growth = Growth(every=1, ratio_limit=1000.0, ratio_scope="all", least_updates=1)
+    for left_out, ends in ({}, [True, True]), ({"a": 0.0}, [False]):
+        tx = add_growing_penalty({"*": 0.5} | left_out, growth)
+        _, state = jax.jit(tx.update)(still(params), tx.init(params), params)
+        assert state.layers.finished.tolist() == ends
+
+
+@pytest.mark.parametrize(
+    "growth",
+    [
+        Growth(ceiling=1e6, ratio_limit=1000.0),
+        Growth(pick_ceiling=0.1, pick_increment=1e-12),
+    ],
+    ids=["ceiling", "pick"],
+)
+def test_growth_may_have_more_updates_than_int32_counts(growth):
+    tx = add_growing_penalty(0.5, growth)
+    _, state = tx.update(still(FOUR), tx.init(FOUR), FOUR)
+    assert state.layers.updates == 1 and not state.layers.finished[0]
+
+
 def test_after_the_pick_the_overlap_with_one_shot_l1_and_the_separation_can_be_read():
     params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]])}
     swapped = {"kernel": jnp.array([[1.0, 3.0, 2.0, 4.0]])}
@@ -302,6 +349,31 @@ def test_a_margin_tells_whether_all_that_goes_is_smaller_than_all_that_stays():
     assert read(state, params).margins == {"conv/kernel": 0.25}
     inputs = add_growing_penalty(0.5, granularity=channels()).init(params)
     assert read(inputs, params).margins == {"conv/kernel": 1}  # a tie
+
+
+def test_margins_are_of_the_scores_that_the_penalty_ranks_by():
+    params = {"kernel": jnp.array([[3.0, 2.0, 9.0, 9.0], [0.0, 2.0, 9.0, 9.0]])}
+    units = filters(reduce=l2_norm)
+    state = add_growing_penalty(0.25, granularity=units).init(params)
+    seen = read(state, params, granularity=units)
+    np.testing.assert_array_equal(seen.masks["kernel"][0], [True, False, True, True])
+    np.testing.assert_allclose(seen.margins["kernel"], 3 / 8**0.5, rtol=1e-6)
+
+
+def test_a_leaf_without_entries_may_have_a_mask():
+    params = {"a": jnp.ones((2, 4)), "z": jnp.ones((2, 0))}
+    given = {"a": np.array([[False, True, True, True]] * 2), "z": np.ones((2, 0), bool)}
+    state = add_growing_penalty(masks=given).init(params)
+    np.testing.assert_array_equal(read(state, params).masks["a"], given["a"])
+
+
+def test_integers_are_chosen_in_vain():
+    params = {"kernel": jnp.array([[1.0, 2.0]]), "n": jnp.arange(6).reshape(2, 3)}
+    grads = jax.grad(lambda p: jnp.sum(p["kernel"] * 0), allow_int=True)(params)
+    tx = add_growing_penalty(0.5, QUICK, where=lambda path, leaf: True)
+    got, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_array_equal(got["kernel"], [[0.25, 0.0]])
+    assert got["n"].dtype == jax.dtypes.float0
 
 
 def test_a_run_that_stops_anywhere_goes_on_bit_for_bit():
@@ -393,6 +465,41 @@ def test_the_overlap_of_a_given_set_is_that_with_one_shot_l1_of_its_size(kept, o
     given = {"kernel": jnp.array([kept], bool)}
     state = add_growing_penalty(masks=given).init(params)
     assert read(state, params).layers["kernel"].overlap == overlap
+
+
+@pytest.mark.parametrize("number", [np.float32, jnp.float32], ids=["numpy", "jax"])
+def test_numbers_of_float32_count_as_they_print(number):
+    params = {"kernel": jax.random.normal(jax.random.key(8), (2, 100))}
+    seen = read(add_growing_penalty(number(0.3)).init(params), params)
+    assert seen.masks["kernel"][0].sum() == 70
+    growth = Growth(increment=number(1e-3), pick_ceiling=number(0.01), pick_increment=number(1e-5))
+    assert growth.updates == Growth(increment=1e-3, pick_ceiling=0.01).updates
+    assert Growth(increment=number(1e-3)).updates == (0, 1001)
+
+
+def test_a_running_sum_stays_float32_whatever_the_numbers_are():
+    with jax.enable_x64(True):
+        growth = Growth(every=1, running_sum=True, kept=np.float64(0))
+        tx = add_growing_penalty(0.5, growth)
+        _, state = jax.jit(tx.update)(still(FOUR), tx.init(FOUR), FOUR)
+    assert state.layers.kept_strength.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["kernel", "bias"])
+def test_a_mask_that_says_nothing_of_the_units_is_refused_by_name(name):
+    whole = {"kernel": np.ones((2, 4), bool), "bias": np.array(True)}
+    tx = add_growing_penalty(masks={"conv": whole | {name: np.array(False)}})
+    for init in (tx.init, jax.jit(tx.init)):
+        with pytest.raises(ValueError, match=rf"'conv/{name}': mask \(\) .* a 0-d `True`"):
+            init(FOUR)
+
+
+def test_masks_of_numbers_are_refused_by_name():
+    whole = {"kernel": np.ones((2, 4), bool), "bias": np.ones(4, bool)}
+    for name, units in (("kernel", entries()), ("bias", filters())):
+        given = {"conv": whole | {name: whole[name].astype(np.int32)}}
+        with pytest.raises(ValueError, match=f"mask of 'conv/{name}' has dtype int32, not bool"):
+            add_growing_penalty(masks=given, granularity=units).init(FOUR)
 
 
 def test_of_a_given_set_only_chosen_leaves_are_pulled_and_the_others_go_along():
@@ -658,7 +765,10 @@ def test_untrained_params_are_refused_unless_asked_for():
     with pytest.raises(ValueError, match="look untrained"):
         add_growing_penalty(0.5).init(fresh)
     add_growing_penalty(0.5, untrained=True).init(fresh)
+    with pytest.raises(ValueError, match="look untrained"):
+        add_growing_penalty(0.5).init(fresh | {"ids": jnp.arange(4)})
     add_growing_penalty(0.5).init(fresh | {"bias": jnp.full(4, 1e-3)})
+    add_growing_penalty(0.5).init({"kernel": jnp.ones((2, 4)), "on": jnp.array([True, False])})
     jax.eval_shape(add_growing_penalty(0.5).init, fresh)  # traced values cannot be looked at
 
 
@@ -683,7 +793,10 @@ def test_untrained_params_are_refused_unless_asked_for():
         (dict(ratios=0.5, growth=Growth(ratio_limit=math.nan)), "`ratio_limit=nan` above 0"),
         (dict(ratios=0.5, growth=Growth(ceiling=math.inf)), "`ceiling=inf` must be a finite"),
         (dict(ratios=0.5, growth=Growth(ceiling=math.nan)), "`ceiling=nan` must be a finite"),
-        (dict(ratios=0.5, growth=Growth(pick_increment=math.nan)), "increments above 0"),
+        (dict(ratios=0.5, growth=Growth(pick_increment=math.nan)), "`pick_increment=nan` must be"),
+        (dict(ratios=0.5, growth=Growth(pick_increment=math.inf)), "`pick_increment=inf` must be"),
+        (dict(ratios=0.5, growth=Growth(increment=0)), "`increment=0` must be a finite number"),
+        (dict(ratios=0.5, growth=Growth(increment=math.inf)), "`increment=inf` .* `ceiling=0.0`"),
     ],
 )
 def test_misuse_is_told_in_a_sentence(arguments, message):
@@ -697,6 +810,15 @@ def test_params_are_needed_and_a_state_without_growth_says_so():
         tx.update(FOUR, tx.init(FOUR))
     with pytest.raises(ValueError, match="holds no growing penalty"):
         read(optax.sgd(0.1).init(FOUR), FOUR)
+
+
+def test_its_arguments_are_static_where_hyperparameters_are_injected():
+    tx = optax.inject_hyperparams(
+        add_growing_penalty, static_args=("ratios", "growth", "granularity", "where")
+    )(0.5, QUICK)
+    updates, _ = tx.update(still(FOUR), tx.init(FOUR), FOUR)
+    want = 0.25 * FOUR["conv"]["kernel"] * jnp.array([1, 0, 1, 0])
+    np.testing.assert_array_equal(updates["conv"]["kernel"], want)
 
 
 WRAPPERS = {
@@ -780,13 +902,13 @@ def test_half_precision_updates_stay_so():
     assert state.layers.doomed_strength.dtype == jnp.float32
 
 
-def shrinks(every, increment, steps):
-    """Return by how many nats a doomed weight has shrunk after every step, without a loss."""
+def shrinks(growth, steps):
+    """Return by how many nats a doomed weight has shrunk after every step, without a loss.
+
+    The other weight keeps all of itself, or before a pick shrinks alike.
+    """
     params = {"kernel": jnp.array([[1.0, 5.0]], jnp.float64)}
-    tx = optax.chain(
-        add_growing_penalty(0.5, Growth(every=every, increment=increment)),
-        optax.sgd(1e-3, momentum=0.9),
-    )
+    tx = optax.chain(add_growing_penalty(0.5, growth), optax.sgd(1e-3, momentum=0.9))
 
     @jax.jit
     def run(carry):
@@ -798,20 +920,68 @@ def shrinks(every, increment, steps):
         return jax.lax.scan(step, carry, length=steps)[1]
 
     path = run((params, tx.init(params)))
-    assert path[-1, 1] == 5
+    alike = 1 if growth.pick_ceiling is None else path[-1, 0]
+    np.testing.assert_allclose(path[-1, 1], 5 * alike, rtol=1e-12)
     return -np.log(path[:, 0])
 
 
 @pytest.mark.parametrize(("every", "first"), [(10, 11_714), (5, 8_274)])
 def test_without_a_loss_a_doomed_weight_is_a_thousandth_at_the_computed_step(every, first):
     with jax.enable_x64(True):
-        nats = shrinks(every, 1e-4, first)
+        nats = shrinks(Growth(every=every), first)
     assert np.flatnonzero(nats >= math.log(1000)).tolist() == [first - 1]
+
+
+@pytest.mark.parametrize(("every", "most", "left"), [(10, 0.5, 0.61), (5, 0.25, 0.78)])
+def test_up_to_the_pick_the_published_penalty_leaves_most_of_a_weight(every, most, left):
+    with jax.enable_x64(True):
+        nats = shrinks(PRESETS["cifar"]._replace(every=every), every * 999)[-1]
+    assert 0.99 * most < nats <= most
+    np.testing.assert_allclose(np.exp(-nats), left, atol=0.005)
 
 
 def test_a_doomed_weight_shrinks_by_what_the_formula_says_and_a_little_more():
     with jax.enable_x64(True):
-        nats = shrinks(1, 1e-3, 1000)[-1]
+        nats = shrinks(Growth(every=1, increment=1e-3), 1000)[-1]
     formula = 1e-3 / (1 - 0.9) * 1e-3 * 1000 * 1001 / 2
     np.testing.assert_allclose(formula, 5.005, rtol=1e-12)
     np.testing.assert_allclose(nats, 5.27, atol=0.005)
+
+
+EXPLICIT = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jaxprune import granularity, structure
+from jaxprune.growing import Growth, add_growing_penalty, read
+from jaxprune.one_shot import prune
+
+params = {"a": jax.random.normal(jax.random.key(0), (4, 8))}
+params["b"] = params["a"].T + 1
+plan = structure.plan(lambda p, x: jnp.tanh(x @ p["a"]) @ p["b"], params, jnp.ones((2, 4)))
+mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,))
+specs = {"a": P(None, "x"), "b": P("x")}
+laid = {k: jax.device_put(v, NamedSharding(mesh, specs[k])) for k, v in params.items()}
+growth = Growth(every=1, increment=0.25, pick_ceiling=0.01, pick_increment=0.01)
+for unit in (granularity.entries(), structure.groups(plan)):
+    tx, seen = add_growing_penalty(0.5, growth, granularity=unit), []
+    for tree in (params, laid):
+        state, update = jax.jit(tx.init)(tree), jax.jit(tx.update)
+        for _ in range(2):
+            updates, state = update(jax.tree.map(jnp.zeros_like, tree), state, tree)
+        seen.append((updates, read(state, tree, granularity=unit)))
+    assert update._cache_size() == 2, "compiled once for either"
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *seen)
+    assert updates["b"].sharding.is_equivalent_to(laid["b"].sharding, 2)
+    if unit is granularity.entries():
+        assert state.doomed["b"].sharding.is_equivalent_to(laid["b"].sharding, 2)
+    given = prune(laid, 0.5, granularity=unit)
+    tx = add_growing_penalty(masks=given, granularity=unit)
+    masks = read(jax.jit(tx.init)(laid), laid, granularity=unit).masks
+    jax.tree.map(np.testing.assert_array_equal, masks, given)
+"""
+
+
+def test_on_a_mesh_with_explicit_axes_it_does_the_same_and_lies_as_the_params_do():
+    flags = "--xla_force_host_platform_device_count=2"
+    environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", EXPLICIT], check=True, env={**os.environ, **environment})

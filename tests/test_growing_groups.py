@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxprune import masks, structure
-from jaxprune.growing import DONE, Growth, add_growing_penalty, read
+from jaxprune.growing import DONE, PRESETS, Growth, add_growing_penalty, read
 from jaxprune.one_shot import prune
 from tests.networks.small import drawn
 
@@ -116,6 +116,22 @@ def test_groups_are_picked_at_the_inner_ceiling_and_ratios_go_by_their_names(net
     np.testing.assert_array_equal(updates["w2"][0] != 0, ~seen.masks["b2"])
 
 
+@pytest.mark.parametrize("growth", PRESETS.values(), ids=PRESETS)
+def test_no_weight_grows_under_a_preset_not_even_between_two_kept_units(net, growth):
+    params, _, units = net
+    tx = optax.chain(
+        add_growing_penalty(
+            0.5, growth._replace(every=1, pick_increment=growth.pick_ceiling), granularity=units
+        ),
+        optax.add_decayed_weights(growth.weight_decay),
+    )
+    pull, state = walk(tx, params, 3)
+    seen = read(state, params, granularity=units)
+    rows, columns = (seen.masks[name][:, 0] for name in ("w2", "w3"))
+    shrink = (pull["w2"] / params["w2"])[np.ix_(rows, columns)]
+    np.testing.assert_allclose(shrink, growth.kept + growth.weight_decay, atol=1e-8)
+
+
 def test_groups_picked_by_any_score_are_a_doomed_set(net):
     params, _, units = net
     picked = prune(params, 0.5, granularity=units)
@@ -126,8 +142,10 @@ def test_groups_picked_by_any_score_are_a_doomed_set(net):
         np.testing.assert_array_equal(seen.masks[name], mask)
     np.testing.assert_array_equal(updates["w4"] != 0, ~picked["w4"])
     cut = {**picked, "w4": picked["w4"].at[0, 0].set(~picked["w4"][0, 0])}
-    with pytest.raises(ValueError, match="Leaf 'w[134]': the mask removes part of a unit only"):
-        add_growing_penalty(None, QUICK, masks=cut, granularity=units).init(params)
+    tx = add_growing_penalty(None, QUICK, masks=cut, granularity=units)
+    for init in (tx.init, jax.jit(tx.init)):
+        with pytest.raises(ValueError, match="Leaf 'w[134]': the mask removes part of a unit only"):
+            init(params)
 
 
 def test_a_mask_that_no_group_takes_along_is_refused_or_carried(net):
@@ -145,6 +163,16 @@ def test_a_mask_that_no_group_takes_along_is_refused_or_carried(net):
     tx = add_growing_penalty(None, QUICK, masks={**picked, "b2": bias}, granularity=units)
     seen = read(tx.init(params), params, granularity=units)
     np.testing.assert_array_equal(seen.masks["b2"], picked["b2"] & bias)
+
+
+def test_margins_of_groups_are_those_of_the_leaves_that_take_part(net):
+    params, _, units = net
+    params = params | {"b2": jnp.arange(1.0, 7.0)}
+    where = lambda path, leaf: path == "b2"  # noqa: E731 - the same for both
+    state = add_growing_penalty({"w2:*": 0.5}, granularity=units, where=where).init(params)
+    seen = read(state, params, granularity=units, where=where)
+    np.testing.assert_array_equal(seen.masks["b2"], np.arange(6) >= 3)
+    np.testing.assert_allclose(seen.margins["w2:1"], 4 / 3, rtol=1e-6)
 
 
 def test_groups_are_read_with_their_granularity_only(net):

@@ -23,7 +23,7 @@ LAYERS = (
     {"curvature._floats", "curvature._losses", "irrelevance._exp", "irrelevance._quantile"},
     {"irrelevance._checks", "stochastic._checks", "stochastic._window"},
     # Ring 1: pure and stateless.
-    {"_kth", "asking", "masks", "granularity", "schedules"},
+    {"_kth", "asking", "masks", "granularity", "schedules", "growing._growth"},
     {"structure.graph", "structure.constants"},
     {"stochastic._laws", "stochastic._search"},
     {
@@ -48,8 +48,9 @@ LAYERS = (
     {"structure.units"},
     {"structure.shrink", "structure.fold"},
     # Ring 3: state over steps, as optax transforms.
+    {"growing._sites"},
     {"growing._layers"},
-    {"growing._growth", "growing._units"},
+    {"growing._standing", "growing._units"},
     {"one_shot", "penalties", "dynamics.removal", "irrelevance.relevance"},
     {
         "pruning",

@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -14,19 +15,17 @@ from jax.core import Tracer
 from jaxprune._tree import chosen, map_named, named_leaves, names, same_structure
 from jaxprune._types import Array, Masks, Params, Where
 from jaxprune.granularity import Granularity
+from jaxprune.growing._growth import as_printed
+from jaxprune.growing._sites import chosen_leaves
+from jaxprune.masks import boolean
 
 __all__ = [
     "Layer",
-    "by_row",
-    "everywhere",
     "known",
     "layers_of",
     "layers_under",
     "left_alone",
-    "placed",
     "rows_of_masks",
-    "sites",
-    "spread",
 ]
 
 _CUT = (
@@ -88,12 +87,12 @@ def layers_of(
     sizes = dict(zip(names(params), jax.tree.leaves(units), strict=True))
     of_leaf = dict.fromkeys(sizes, 0.0)
     for pattern, ratio in (ratios if isinstance(ratios, Mapping) else {"*": ratios}).items():
-        if not 0 <= ratio < 1:
+        if not 0 <= as_printed(ratio) < 1:
             raise ValueError(f"The ratio {ratio} of {pattern!r} must lie in [0, 1).")
         hits = [name for name, size in sizes.items() if size and fnmatchcase(name, pattern)]
         if not hits:
             raise ValueError(_no_such_layer(pattern, [name for name, n in sizes.items() if n]))
-        of_leaf.update(dict.fromkeys(hits, ratio))
+        of_leaf.update(dict.fromkeys(hits, as_printed(ratio)))
     sites = [(i, name, of_leaf[name], size) for i, (name, size) in enumerate(sizes.items())]
     keeps = granularity.multiple, granularity.least
     counts = [(i, name, r, count_of(r, n, *keeps)) for i, name, r, n in sites]
@@ -148,41 +147,6 @@ def left_alone(params: Params, masks: Masks, where: Where) -> dict[str, Array]:
     return {name: jnp.array(mask, bool) for _, name, _, mask in others}
 
 
-def by_row(granularity: Granularity) -> Granularity:
-    """Return what a unit is among `sites`: with a view, a row of a matrix.
-
-    Args:
-        granularity: of the penalty.
-
-    Returns:
-        A granularity without a view.
-    """
-    if granularity.view is None:
-        return granularity
-    return granularity._replace(
-        pool=lambda row: granularity.pool(row)[:, None],
-        held=lambda mask: granularity.held(mask)[:, None],
-        spread=jnp.broadcast_to,
-        view=None,
-    )
-
-
-def sites(granularity: Granularity, params: Params, where: Where) -> Params:
-    """Return the arrays whose units growth chooses among.
-
-    Args:
-        granularity: of the penalty.
-        params: any pytree of arrays.
-        where: which leaves take part.
-
-    Returns:
-        The params, or with a view name -> matrix of the chosen leaves, a unit in each row.
-    """
-    if granularity.view is None:
-        return params
-    return granularity.view.rows(_chosen_leaves(params, where))
-
-
 def rows_of_masks(granularity: Granularity, masks: Masks, params: Params, where: Where) -> Masks:
     """Return masks as masks of `sites`; whole units must go.
 
@@ -202,52 +166,17 @@ def rows_of_masks(granularity: Granularity, masks: Masks, params: Params, where:
         return masks
     same_structure(masks, params, "masks")
     shapes = {name: leaf.shape for name, leaf in named_leaves(params)}
-    given = {n: jnp.broadcast_to(mask, shapes[n]) for n, mask in named_leaves(masks)}
-    given = {name: given[name] for name in _chosen_leaves(params, where)}
-    rows = granularity.view.rows(given)
-    units = {name: granularity.held(row) for name, row in rows.items()}
-    whole = granularity.view.back(units, shapes)
-    for name, mask in given.items():
-        cut = whole.get(name, jnp.array(True)) != mask
-        if not isinstance(cut, Tracer) and cut.any():
-            raise ValueError(_CUT.format(name=name))
-    return {name: jnp.broadcast_to(units[name][:, None], row.shape) for name, row in rows.items()}
-
-
-def placed(
-    granularity: Granularity, values: Mapping[str, Array], params: Params, where: Where
-) -> dict[str, Array]:
-    """Lay what is said of the units over the entries of the leaves.
-
-    Args:
-        granularity: of the penalty.
-        values: name among `sites` -> values of its units, of the shape that `by_row` pools to.
-        params: the params, for their names and shapes.
-        where: which leaves are asked for, with a view.
-
-    Returns:
-        Name of the leaf -> array of its shape. With a view numbers that several units say of one
-        entry are added, and booleans joined by "and".
-    """
-    shapes = {name: leaf.shape for name, leaf in named_leaves(params)}
-    if granularity.view is None:
-        return {n: spread(value, shapes[n]) for n, value in values.items() if n in shapes}
-    flat = {name: value.ravel() for name, value in values.items()}
-    said = granularity.view.back(flat, shapes)
-    return {name: said[name] for name in _chosen_leaves(params, where) if name in said}
-
-
-def everywhere(path: str, leaf: Any) -> bool:
-    """Choose all: rows, whose leaves have been chosen before, or whatever goes with a unit."""
-    del path, leaf
-    return True
-
-
-def spread(units: Array, shape: tuple[int, ...]) -> Array:
-    """Spread values of units over the entries, each unit being a block of equal size."""
-    thin = [part for count in units.shape for part in (count, 1)]
-    full = [p for n, u in zip(shape, units.shape, strict=True) for p in (u, n // max(u, 1))]
-    return jnp.broadcast_to(units.reshape(thin), full).reshape(shape)
+    given = dict(named_leaves(masks))
+    traced = any(isinstance(mask, Tracer) for mask in given.values())
+    with nullcontext() if traced else jax.ensure_compile_time_eval():
+        given = {n: jnp.broadcast_to(given[n], shapes[n]) for n in chosen_leaves(params, where)}
+        rows = granularity.view.rows(given)
+        units = {name: granularity.held(row) for name, row in rows.items()}
+        whole = granularity.view.back(units, shapes)
+        odd = [n for n, m in given.items() if not traced and np.any(whole.get(n, True) != m)]
+        if odd:
+            raise ValueError(_CUT.format(name=odd[0]))
+        return {n: jnp.broadcast_to(units[n][:, None], row.shape) for n, row in rows.items()}
 
 
 def known(fn: Callable[[Array], Array], mask: Array) -> np.ndarray:
@@ -272,19 +201,22 @@ def _cuts(length: int, units: int) -> bool:
 def _masked(params: Params, masks: Masks, where: Where) -> list[tuple[int, str, Any, Array]]:
     """Return (place, path, leaf, mask) of the chosen leaves that have a mask."""
     sites = zip(named_leaves(params), jax.tree.leaves(masks), strict=True)
-    found = [(i, *site, mask) for i, (site, mask) in enumerate(sites) if jnp.ndim(mask)]
+    found = [(i, *site, mask) for i, (site, mask) in enumerate(sites) if _has_part(mask)]
     for _, name, leaf, mask in found:
-        if mask.shape != leaf.shape:
-            raise ValueError(f"Leaf {name!r}: mask {mask.shape} does not fit {leaf.shape}.")
+        if boolean(name, mask).shape != leaf.shape:
+            raise ValueError(
+                f"Leaf {name!r}: mask {mask.shape} does not fit {leaf.shape}; give it this shape,"
+                " or a 0-d `True` where all stays."
+            )
     return [site for site in found if where(*site[1:3])]
+
+
+def _has_part(mask: Array) -> bool:
+    """Say whether a mask is one of entries, and no 0-d `True`; a traced 0-d one is taken for it."""
+    return jnp.ndim(mask) > 0 or not (isinstance(mask, Tracer) or bool(mask))
 
 
 def _no_such_layer(pattern: str, have: list[str]) -> str:
     close = difflib.get_close_matches(pattern.replace("*", ""), have, n=3, cutoff=0.3)
     shown = ", ".join(map(repr, close or have[:5]))
     return f"The ratio of {pattern!r} matches no layer that takes part; near it are {shown}."
-
-
-def _chosen_leaves(params: Params, where: Where) -> dict[str, Any]:
-    flags = jax.tree.leaves(chosen(where, params))
-    return {n: leaf for (n, leaf), flag in zip(named_leaves(params), flags, strict=True) if flag}

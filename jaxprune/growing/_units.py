@@ -12,15 +12,13 @@ from jaxprune._types import Array, Masks, Params, Where
 from jaxprune.granularity import Granularity
 from jaxprune.growing._layers import (
     Layer,
-    by_row,
-    everywhere,
     known,
     layers_of,
     layers_under,
     left_alone,
     rows_of_masks,
-    sites,
 )
+from jaxprune.growing._sites import by_row, everywhere, sites
 from jaxprune.structure.groups import Group, Member
 from jaxprune.structure.plan import Plan
 
@@ -77,11 +75,19 @@ def found_in(params: Params, asked: Asked) -> Found:
         if plan is not None:
             layers = _tied(layers, plan, granularity, params, together=coupled)
         return Found(layers, wide, None, {})
+    masks = jax.tree.map(_without_layout, masks)
     given = rows_of_masks(granularity, masks, params, where)
     layers = layers_under(wide, given, units, part)
     if plan is not None:
         _check_agreement(layers, plan, granularity, params, masks)
     return Found(layers, wide, given, left_alone(params, masks, where))
+
+
+def _without_layout(mask: Any) -> Any:
+    """Return a mask that lies along explicit axes of a mesh as one that lies nowhere."""
+    if isinstance(mask, Tracer) or not jax.typeof(mask).sharding.mesh.explicit_axes:
+        return mask
+    return np.asarray(mask)
 
 
 def _tied(

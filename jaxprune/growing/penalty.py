@@ -12,7 +12,7 @@ that is not growing regularisation. Between `optax.scale_by_adam()` and
 stands there: `w <- w - rate * (update + strength * w)`, which is no GReg either.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,20 +22,16 @@ import optax
 from jax.core import Tracer
 
 from jaxprune._branch import update_if
+from jaxprune._mesh import by_automatic_axes
 from jaxprune._tree import is_kernel, named_leaves
 from jaxprune._types import Array, Masks, Params, Where
 from jaxprune.granularity import Granularity, filters
-from jaxprune.growing._growth import (
-    Growth,
-    GrowthOfLayer,
-    checked,
-    raised,
-    scores_of,
-    smallest,
-    start,
-)
-from jaxprune.growing._layers import Layer, by_row, placed
-from jaxprune.growing._units import Asked, Found, found_in
+from jaxprune.growing._growth import Growth, checked
+from jaxprune.growing._layers import Layer
+from jaxprune.growing._sites import by_row, placed
+from jaxprune.growing._standing import GrowthOfLayer, raised, scores_of, smallest, start
+from jaxprune.growing._units import Asked, found_in
+from jaxprune.penalties import _moves
 from jaxprune.structure.plan import Plan
 
 __all__ = [
@@ -106,7 +102,8 @@ def add_growing_penalty(
 ) -> optax.GradientTransformationExtraArgs:
     """Add `strength * w` to the gradient, with a strength that grows on the units that shall go.
 
-    Goes first in a chain, before weight decay and momentum. Of a layer's N units
+    Goes first in a chain, before weight decay and momentum; under `optax.inject_hyperparams` name
+    all its arguments in `static_args`, for none may be traced. Of a layer's N units
     `min(ceil(ratio N), N - 1)` are doomed, those with the smallest mean |w|; among equals the
     earlier go. Fewer are where the granularity keeps more, as `n_of_m` does. When
     `read(state, params).phase` is `DONE`, finish by `masks.apply(params, masks)` and fine-tune
@@ -161,12 +158,11 @@ def add_growing_penalty(
         raise ValueError("Give either `ratios` or `masks`: what goes, or the doomed set itself.")
     checked(growth, masks is not None)
     asked = Asked(ratios, masks, granularity, where, plan, coupled)
-    units = by_row(granularity)
 
     def init(params: Params) -> AddGrowingPenaltyState:
         if not untrained:
             _refuse_untrained(params)
-        return _first(growth, found_in(params, asked), units)
+        return _laid(partial(_first, growth, asked), params, granularity)
 
     def update(
         updates: Any, state: Any, params: Params | None = None, **extra: Any
@@ -174,35 +170,58 @@ def add_growing_penalty(
         del extra
         if params is None:
             raise ValueError("`params` is missing; call `update(updates, state, params)`.")
-        layers, wide, *_ = found_in(params, asked)
-        due = (state.phase < HOLDING) & (state.step % growth.every == 0)
-        grow = partial(_grown, growth, layers, wide, units)
-        standing, doomed = update_if(due, grow, (state.layers, state.doomed))
-        ended = jnp.where(due & jnp.all(standing.finished), state.step, state.ended)
-        step = jnp.asarray(optax.safe_increment(state.step))
-        phase = _phase(growth, step, ended, standing)
-        strengths = placed(granularity, _strengths(layers, standing, doomed), params, where)
-        return _pulled(updates, params, strengths), AddGrowingPenaltyState(
-            step, ended, phase, standing, doomed, state.carried
-        )
+        step = partial(_stepped, growth, asked)
+        return by_automatic_axes(step, (updates, state), updates, state, params)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _first(growth: Growth, found: Found, granularity: Granularity) -> AddGrowingPenaltyState:
+def _laid(
+    first: Callable[[Params], AddGrowingPenaltyState], params: Params, granularity: Granularity
+) -> AddGrowingPenaltyState:
+    """Return `first(params)`; along explicit axes of a mesh what it dooms lies as the params do."""
+    bare = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    like = jax.eval_shape(first, bare)
+    like = like if granularity.view else like._replace(doomed=params)
+    # The params go along to say where the axes are explicit.
+    return by_automatic_axes(lambda tree: (first(tree), tree), (like, params), params)[0]
+
+
+def _first(growth: Growth, asked: Asked, params: Params) -> AddGrowingPenaltyState:
     """Return the state before the first step, with the set that magnitudes or masks doom now."""
-    layers, wide, masks, carried = found
+    layers, wide, masks, carried = found_in(params, asked)
+    granularity = by_row(asked.granularity)
     scores = scores_of(layers, wide, granularity)
     if masks is None:
         doomed = light = [smallest(s, layer.count) for s, layer in zip(scores, layers, strict=True)]
     else:
         given = jax.tree.leaves(masks)
-        doomed = [~granularity.held(given[layer.leaf]).ravel() for layer in layers]
+        held = [granularity.held(given[layer.leaf]) for layer in layers]
+        doomed = [jnp.logical_not(units).ravel() for units in held]
         light = [smallest(s, jnp.sum(gone)) for s, gone in zip(scores, doomed, strict=True)]
     standing, none = start(growth, scores, doomed, light), jnp.int32(0)
     phase = _phase(growth, none, none - 1, standing)
     doomed = _in_place(layers, doomed, wide, granularity)
     return AddGrowingPenaltyState(none, none - 1, phase, standing, doomed, carried)
+
+
+def _stepped(
+    growth: Growth, asked: Asked, updates: Any, state: AddGrowingPenaltyState, params: Params
+) -> tuple[Any, AddGrowingPenaltyState]:
+    """Return the updates with the pull of this step, and the state after it."""
+    layers, wide, *_ = found_in(params, asked)
+    due = (state.phase < HOLDING) & (state.step % growth.every == 0)
+    grow = partial(_grown, growth, layers, wide, by_row(asked.granularity))
+    standing, doomed = update_if(due, grow, (state.layers, state.doomed))
+    ended = jnp.where(due & jnp.all(standing.finished), state.step, state.ended)
+    step = jnp.asarray(optax.safe_increment(state.step))
+    phase = _phase(growth, step, ended, standing)
+    units = _strengths(layers, standing, doomed)
+    strengths = placed(asked.granularity, units, params, asked.where)
+    # Two kept units on one entry would add up to more than the weight decay holds.
+    strengths = {n: jnp.maximum(on, min(float(growth.kept), 0)) for n, on in strengths.items()}
+    after = AddGrowingPenaltyState(step, ended, phase, standing, doomed, state.carried)
+    return _pulled(updates, params, strengths), after
 
 
 def _grown(
@@ -252,7 +271,7 @@ def _pulled(updates: Any, params: Params, strengths: Mapping[str, Array]) -> Any
     named, structure = named_leaves(params), jax.tree.structure(params)
     moves = structure.flatten_up_to(updates)
     for i, (name, leaf) in enumerate(named):
-        if name not in strengths or moves[i] is None:
+        if name not in strengths or moves[i] is None or not _moves(moves[i]):
             continue
         strength = strengths[name].astype(moves[i].dtype)
         pull = strength * leaf.astype(moves[i].dtype)
@@ -262,7 +281,8 @@ def _pulled(updates: Any, params: Params, strengths: Mapping[str, Array]) -> Any
 
 def _refuse_untrained(params: Params) -> None:
     """Refuse params whose biases and scales are all 0 or 1; traced ones cannot be looked at."""
-    flat = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) == 1 and leaf.size > 1]
+    leaves = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) == 1 and leaf.size > 1]
+    flat = [leaf for leaf in leaves if _moves(leaf)]
     if any(isinstance(leaf, Tracer) for leaf in flat) or not flat:
         return
     if all(bool(jnp.all((leaf == 0) | (leaf == 1))) for leaf in flat):

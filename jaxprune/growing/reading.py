@@ -1,15 +1,17 @@
 """How far growth has come, read from any optimizer state."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxprune._mesh import by_automatic_axes
 from jaxprune._tree import is_kernel, map_named, named_leaves, names
-from jaxprune._types import Array, Masks, Params
+from jaxprune._types import Array, Masks, Params, Where
 from jaxprune.granularity import Granularity, filters
-from jaxprune.growing._growth import GrowthOfLayer
-from jaxprune.growing._layers import by_row, everywhere, placed, sites
+from jaxprune.growing._sites import by_row, everywhere, placed, sites
+from jaxprune.growing._standing import GrowthOfLayer
 from jaxprune.growing.penalty import AddGrowingPenaltyState
 
 __all__ = ["Growing", "read"]
@@ -23,9 +25,9 @@ class Growing(NamedTuple):
         masks: the masks that remove the doomed units, and with a given set all that it removes;
             all is kept before the pick.
         layers: path -> `GrowthOfLayer` of scalars.
-        margins: path -> the smallest mean |w| of a kept unit over the largest of a doomed one, in
-            these params. At removal it should be above 1: otherwise something goes that is no
-            smaller than something that stays. Coupled layers may be below it, each by itself.
+        margins: path -> the smallest score (mean |w|) of a kept unit over the largest of a doomed
+            one, in these params. At removal it should be above 1: otherwise something goes that is
+            no smaller than something that stays. Coupled layers may be below it, each by itself.
     """
 
     phase: Array
@@ -34,14 +36,22 @@ class Growing(NamedTuple):
     margins: dict[str, Array]
 
 
-def read(opt_state: Any, params: Params, *, granularity: Granularity | None = None) -> Growing:
+def read(
+    opt_state: Any,
+    params: Params,
+    *,
+    granularity: Granularity | None = None,
+    where: Where = is_kernel,
+) -> Growing:
     """Return how far growth has come, from any optimizer state that holds it, however deep.
 
     Args:
         opt_state: the state of an optimizer with an `add_growing_penalty` in it, or several for
             different leaves (`optax.partition`); the phase is that of the slowest.
         params: the params.
-        granularity: that of the penalty, where `structure.groups` are its units.
+        granularity: that of the penalty, where `structure.groups` are its units; and where it
+            reduces by anything but the mean, for the margins.
+        where: that of the penalty, where `structure.groups` are its units, for the margins.
 
     Returns:
         Phase, masks, and by its path the standing of each layer and its margin.
@@ -83,14 +93,19 @@ def read(opt_state: Any, params: Params, *, granularity: Granularity | None = No
         return whole.get(name, jnp.array(True)) & carried.get(name, jnp.array(True))
 
     phase = jnp.min(jnp.stack(jax.tree.leaves([state.phase for state in states])))
-    return Growing(phase, map_named(mask, params), layers, _margins(granularity, params, doomed))
+    margins = partial(_margins, granularity, where)
+    # The params go along to say where the axes of a mesh are explicit.
+    found, _ = by_automatic_axes(
+        lambda gone, tree: (margins(gone, tree), tree), (doomed, params), doomed, params
+    )
+    return Growing(phase, map_named(mask, params), layers, found)
 
 
 def _margins(
-    granularity: Granularity | None, params: Params, doomed: dict[str, Array]
+    granularity: Granularity | None, where: Where, doomed: dict[str, Array], params: Params
 ) -> dict[str, Array]:
     found = {}
-    wide = params if granularity is None else sites(granularity, params, is_kernel)
+    wide = params if granularity is None else sites(granularity, params, where)
     for name, leaf in named_leaves(wide):
         if name in doomed:
             goes, sizes = doomed[name], jnp.abs(leaf)
@@ -103,7 +118,7 @@ def _margins(
 
 def _means(leaf: Array, units: tuple[int, ...]) -> Array:
     """Return the mean of each unit, a block of the leaf."""
-    pairs = [part for n, u in zip(leaf.shape, units, strict=True) for part in (u, n // u)]
+    pairs = [part for n, u in zip(leaf.shape, units, strict=True) for part in (u, n // max(u, 1))]
     return leaf.reshape(pairs).mean(axis=tuple(range(1, len(pairs), 2)))
 
 
