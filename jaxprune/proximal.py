@@ -57,7 +57,8 @@ def soften(
             dtype = jnp.promote_types(update.dtype, param.dtype)
             param, update = param.astype(dtype), update.astype(dtype)
             landed, pull = param + update, jnp.asarray(by, dtype)
-            return jnp.where(jnp.abs(landed) > pull, update - pull * jnp.sign(landed), -param)
+            # NaN goes the other way: a step that is not finite must be seen as such.
+            return jnp.where(jnp.abs(landed) <= pull, -param, update - pull * jnp.sign(landed))
 
         updates = jax.tree.map(softened, updates, params, chosen(where, params), is_leaf=_is_none)
         return updates, PenaltyState(step=jnp.asarray(optax.safe_increment(state.step)))
