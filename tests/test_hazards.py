@@ -152,6 +152,29 @@ def test_a_hazard_says_what_it_has_not():
                 factory(wrong)
 
 
+@pytest.mark.parametrize("wrong", [0, -3, float("nan"), float("inf"), "2", [5, 0.5]])
+def test_draws_are_counted_from_one(wrong):
+    gauss = hazards.gauss
+    for ask in (
+        gauss.repeated,
+        lambda t: gauss.survival(1, 1, t),
+        lambda t: gauss.half_survival(1, t),
+    ):
+        with pytest.raises(ValueError, match="`steps=.* 1 or more"):
+            ask(wrong)
+
+
+def test_a_law_that_is_not_known_and_a_spread_that_is_none_are_named():
+    gauss = hazards.gauss
+    with pytest.raises(ValueError, match="`law='normal'`.* 'gaussian' and 'laplace'"):
+        gauss.expected_sparsity(1, 1, law="normal")  # pyright: ignore[reportArgumentType] # the mistake is the test
+    with pytest.raises(ValueError, match="`scale=0` must be a positive number"):
+        gauss.expected_sparsity(0, 1)
+    for ask in (gauss.expected_sparsity, gauss.expected_scale):
+        with pytest.raises(ValueError, match="`spread=-0.1` must be a positive number"):
+            ask(0.5, -0.1)
+
+
 @pytest.mark.parametrize("wrong", [1.5, -0.1, float("nan"), "0.5", jnp.array([0.5, 2.0])])
 def test_no_scale_gives_more_than_all_nor_less_than_nothing(wrong):
     with pytest.raises(ValueError, match=r"`sparsity=.* must be a fraction in \[0, 1\]"):

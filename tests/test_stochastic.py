@@ -389,6 +389,27 @@ def test_draws_are_made_every_few_steps():
     assert [bool(state.scale.any()) for state in states] == [n in (4, 7) for n in range(1, 9)]
 
 
+@pytest.mark.parametrize("number", [np.int64, jnp.int32])
+def test_a_window_may_be_made_of_arrays(number):
+    window = Window(begin=number(1), end=number(8), every=number(3), permanent=True)
+    states = [state for _, state in run(zero_stochastically(KEY, 0.1, window=window), 8)]
+    assert [bool(state.scale.any()) for state in states] == [n in (4, 7) for n in range(1, 9)]
+
+
+def test_what_a_leaf_keeps_may_be_a_number_of_numpy():
+    assert calibrated(0.5, least=np.int64(5)).least == 5
+    assert calibrated(0.5, least=np.float32(0.5)).least == 0.5
+
+
+def test_each_leaf_is_drawn_for_at_the_scale_given_for_it():
+    scales = 0.5 * jnp.stack([kernel.std() for kernel in kernels(PARAMS)])
+    ((params, state),) = run(zero_stochastically(KEY, scales), 1, grads=NOTHING)
+    np.testing.assert_array_equal(state.scale, scales)
+    for now, old, scale in zip(kernels(params), kernels(PARAMS), scales, strict=True):
+        p = np.asarray(hazards.gauss.probability(old, scale))
+        assert abs((now == 0).sum() - p.sum()) < 4.5 * np.sqrt((p * (1 - p)).sum())
+
+
 def test_remembered_masks_are_the_zeros_of_the_last_update_and_reset_moments():
     pruner = zero_stochastically(KEY, 0.1, remember=True)
     tx = moments.zero_moments(optax.chain(optax.adam(0.01), pruner))
@@ -539,6 +560,17 @@ WRONG = {
     "rational at a fixed scale": (
         lambda: zero_stochastically(KEY, 0.1, hazard=hazards.rational),
         "`hazard=rational` never settles.*`calibrated",
+    ),
+    "rational, repeated": (
+        lambda: zero_stochastically(KEY, 0.1, hazard=hazards.rational.repeated(9)),
+        "`hazard=rational, repeated` never settles",
+    ),
+    "a key for a scale": (lambda: zero_stochastically(KEY, KEY), "`scale=Array"),
+    "a ragged list": (lambda: zero_stochastically(KEY, [[1], [1, 2]]), r"`scale=\[\[1\], \[1, 2"),  # pyright: ignore[reportArgumentType] # the mistake is the test
+    "a word for a scope": (lambda: calibrated(0.5, scope="leaf"), "`scope='leaf'`"),  # pyright: ignore[reportArgumentType] # the mistake is the test
+    "a word for the scope to solve for": (
+        lambda: scale_for_sparsity(PARAMS, 0.5, scope="leaf"),  # pyright: ignore[reportArgumentType] # the mistake is the test
+        "`scope='leaf'`.*lambda path",
     ),
     "a complex scale": (lambda: zero_stochastically(KEY, 1j), "`scale=1j`"),  # pyright: ignore[reportArgumentType] # the mistake is the test
     "a flag to leave": (lambda: calibrated(0.5, least=True), "`least=True`"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-__all__ = ["reals"]
+__all__ = ["positive", "reals"]
 
 
 def reals(given: Any, holds: Callable[[Any], Any], *, shape: tuple[int, ...] | None = None) -> bool:
@@ -23,7 +23,17 @@ def reals(given: Any, holds: Callable[[Any], Any], *, shape: tuple[int, ...] | N
     """
     if isinstance(given, Tracer):
         return shape is None or given.shape == shape
-    array = np.asarray(given)
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError):  # a PRNG key; lists of several lengths
+        return False
     kinds = (jnp.floating, jnp.integer)
     real = any(jnp.issubdtype(array.dtype, kind) for kind in kinds)
     return real and shape in (None, array.shape) and bool(np.all(holds(array)))
+
+
+def positive(name: str, given: Any, known: str, *, shape: tuple[int, ...] | None = None) -> Any:
+    """Return a knob that is made of positive numbers; `known` is the remedy for another one."""
+    if not reals(given, lambda x: x > 0, shape=shape):
+        raise ValueError(f"`{name}={given!r}` must be a positive number; {known}.")
+    return given

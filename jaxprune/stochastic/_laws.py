@@ -1,4 +1,7 @@
-"""What a probability is on average over weights of a known law, in closed form, and back."""
+"""How weights are spread: what a probability is on average over those of a known law, and back.
+
+Of a leaf at hand, whatever its law, `quantiles` tells the place of each weight.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.scipy import special
 
+from jaxprune._mesh import by_automatic_axes
 from jaxprune._types import Array
 
 __all__ = [
@@ -17,6 +21,7 @@ __all__ = [
     "OF_THRESHOLD",
     "Forms",
     "Law",
+    "quantiles",
     "ratio_for",
 ]
 
@@ -62,3 +67,20 @@ def ratio_for(expected: Callable[[Array], Array], sparsity: Any) -> Array:
     start = jnp.full_like(sparsity, 30.0)
     low, high = lax.fori_loop(0, 40, halve, (-start, start))
     return jnp.exp((low + high) / 2)
+
+
+def quantiles(leaf: Array) -> Array:
+    """Return the place of each magnitude in its leaf, (position + 1/2) / n; 0 for zeros.
+
+    An infinity stands at 1, so that it is never drawn: to erase it, `inf - inf`, leaves NaN.
+    """
+    return by_automatic_axes(_quantiles, leaf, leaf)
+
+
+def _quantiles(leaf: Array) -> Array:
+    flat = jnp.abs(leaf).reshape(-1)
+    places = (jnp.arange(flat.size, dtype=jnp.float32) + 0.5) / max(flat.size, 1)
+    order = jnp.argsort(flat, stable=True)
+    places = jnp.zeros(flat.size, jnp.float32).at[order].set(places)
+    places = jnp.where(flat == 0, 0.0, jnp.where(jnp.isinf(flat), 1.0, places))
+    return jnp.where(jnp.isnan(flat), jnp.nan, places).reshape(leaf.shape)

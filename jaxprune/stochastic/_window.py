@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxprune._types import Array
 
-__all__ = ["ALWAYS", "Window", "check"]
+__all__ = ["ALWAYS", "Window", "checked"]
 
 _NEVER = 2**31 - 1
 
@@ -57,11 +57,14 @@ ALWAYS = Window()
 """Every step draws, and zeros may grow again."""
 
 
-def check(window: Any) -> None:
+def checked(window: Any) -> Window:
     """Refuse what is no window.
 
     Args:
         window: what the caller gave.
+
+    Returns:
+        The window, its steps as Python integers: an array would be traced under `jit`.
 
     Raises:
         ValueError: for what is no `Window`, or has an end before its begin, or steps that are none.
@@ -82,3 +85,4 @@ def check(window: Any) -> None:
             f"`begin={begin}`, `end={end}` and `every={every}` leave no step to draw at: the first"
             f" is {begin + every}."
         )
+    return window._replace(begin=begin, end=None if window.end is None else end, every=every)

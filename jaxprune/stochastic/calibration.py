@@ -10,6 +10,7 @@ All of this is ours: the paper's way to choose a scale is not public.
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial, reduce
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import jax
@@ -69,8 +70,8 @@ def scale_for_sparsity(
         it (`rank`).
 
     Raises:
-        ValueError: if the sparsity is a number outside [0, 1], the hazard is none, or `where`
-            matches nothing, or a leaf that cannot be zeroed.
+        ValueError: if the sparsity is a number outside [0, 1], the hazard is none, `scope` no
+            function, or `where` matches nothing, or a leaf that cannot be zeroed.
 
     Example:
         >>> params = {"kernel": jax.random.normal(jax.random.key(0), (100, 100))}
@@ -164,7 +165,7 @@ def calibrated(
         The scale, for `stochastic.zero_stochastically`.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for a number out of range, or a scope that is no function.
 
     Example:
         >>> calibrated(0.9, least=10).at(1)
@@ -172,12 +173,18 @@ def calibrated(
     """
     if not callable(sparsity):
         _check_sparsity(sparsity)
-    most = 1 if isinstance(least, float) else math.inf
-    if not isinstance(least, int | float) or not reals(least, lambda x: (x >= 0) & (x <= most)):
+    if not callable(scope):
+        raise ValueError(
+            f"`scope={scope!r}` must be a function of a leaf's path; `lambda path: path` is a scale"
+            " for each leaf."
+        )
+    whole = isinstance(least, Integral)
+    most = math.inf if whole else 1
+    if not isinstance(least, Real) or not reals(least, lambda x: (x >= 0) & (x <= most)):
         raise ValueError(
             f"`least={least!r}` must be a number of weights (int) or a fraction in [0, 1] (float)."
         )
-    return Calibrated(sparsity, scope, least)
+    return Calibrated(sparsity, scope, int(least) if whole else float(least))
 
 
 def leaves_of(params: Params, where: Where) -> list[tuple[str, Array]]:

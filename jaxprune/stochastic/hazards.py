@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxprune._types import Array
 from jaxprune.stochastic import _laws
-from jaxprune.stochastic._checks import reals
+from jaxprune.stochastic._checks import positive, reals
 from jaxprune.stochastic._laws import Forms, Law
 
 __all__ = ["Hazard", "Law", "exponential", "gauss", "power", "rank", "rational", "threshold"]
@@ -29,7 +29,7 @@ class Hazard(NamedTuple):
 
     An exact zero has probability 1 at any scale above 0; a scale of 0 means "off": nothing is
     zeroed. The probability is even in the weight, falls with its magnitude, rises with the scale,
-    and depends on their ratio only. NaN and infinity have probability 0.
+    and, but for `rank`, depends on their ratio only. NaN and infinity have probability 0.
 
     Attributes:
         name: for tables.
@@ -69,8 +69,11 @@ class Hazard(NamedTuple):
 
         Returns:
             float32 of the leaf's shape.
+
+        Raises:
+            ValueError: for a number of draws below 1.
         """
-        return 1 - _repeat(self.probability(leaf, scale), jnp.asarray(steps, jnp.float32))
+        return 1 - _repeat(self.probability(leaf, scale), _draws(steps))
 
     def repeated(self, steps: Any) -> "Hazard":
         """Return the hazard of T draws in a row, 1 - (1 - p)^T: to calibrate for a horizon.
@@ -80,9 +83,11 @@ class Hazard(NamedTuple):
 
         Returns:
             A hazard with the same coordinate.
+
+        Raises:
+            ValueError: for a number of draws below 1.
         """
-        steps = jnp.asarray(steps, jnp.float32)
-        quantile = self.quantile
+        steps, quantile = _draws(steps), self.quantile
         return Hazard(
             f"{self.name}, repeated",
             lambda x, scale: _repeat(self.profile(x, scale), steps),
@@ -101,11 +106,12 @@ class Hazard(NamedTuple):
             float32 scalar.
 
         Raises:
-            ValueError: if the hazard has no such magnitude, as `rank`, which compares weights.
+            ValueError: if the hazard has no such magnitude, as `rank`, which compares weights, or
+                for a number of draws below 1.
         """
         if self.quantile is None:
             raise ValueError(f"The hazard {self.name!r} has no magnitude of its own; use `gauss`.")
-        once = _repeat(jnp.float32(0.5), 1 / jnp.asarray(steps, jnp.float32))
+        once = _repeat(jnp.float32(0.5), 1 / _draws(steps))
         return jnp.asarray(scale, jnp.float32) * self.quantile(once)
 
     def expected_sparsity(self, scale: Any, spread: Any, *, law: Law = "gaussian") -> Array:
@@ -120,9 +126,10 @@ class Hazard(NamedTuple):
             float32 scalar in [0, 1].
 
         Raises:
-            ValueError: if no closed form is known.
+            ValueError: if no closed form is known, or for what is no positive number.
         """
-        return self._expected(law)(jnp.asarray(scale, jnp.float32) / spread)
+        scale = positive("scale", scale, "it is in the units of the weights")
+        return self._expected(law)(jnp.asarray(scale, jnp.float32) / _spread(spread))
 
     def expected_scale(self, sparsity: Any, spread: Any, *, law: Law = "gaussian") -> Array:
         """Return the scale at which `expected_sparsity` is `sparsity`: its inverse, by bisection.
@@ -136,17 +143,20 @@ class Hazard(NamedTuple):
             float32 of the shape of `sparsity`.
 
         Raises:
-            ValueError: if no closed form is known, or for a number outside [0, 1].
+            ValueError: if no closed form is known, or for a number out of range.
         """
         if not reals(sparsity, lambda x: (x >= 0) & (x <= 1)):
             raise ValueError(f"`sparsity={sparsity!r}` must be a fraction in [0, 1]; 0.9 is 90 %.")
-        return spread * _laws.ratio_for(self._expected(law), sparsity)
+        return _spread(spread) * _laws.ratio_for(self._expected(law), sparsity)
 
     def _expected(self, law: Law) -> Callable[[Array], Array]:
-        for known, expected in self.expected:
-            if known == law:
-                return expected
-        raise ValueError(f"No closed form is known for the hazard {self.name!r} and law {law!r}.")
+        forms = dict(self.expected)
+        if law not in forms:
+            raise ValueError(
+                f"No closed form is known for the hazard {self.name!r} and `law={law!r}`; there is"
+                f" one for {' and '.join(map(repr, forms)) or 'others, such as `gauss`'}."
+            )
+        return forms[law]
 
 
 def power(exponent: float) -> Hazard:
@@ -169,7 +179,7 @@ def power(exponent: float) -> Hazard:
         >>> power(1.0).probability(jnp.array([0.0, 0.5, -jnp.inf]), 0.5 / math.log(2))
         Array([1. , 0.5, 0. ], dtype=float32)
     """
-    exponent = _positive(exponent, "2 is Gaussian, inf a threshold")
+    exponent = float(positive("exponent", exponent, "2 is Gaussian, inf a threshold", shape=()))
     forms = {1.0: _laws.OF_EXPONENTIAL, 2.0: _laws.OF_GAUSS, math.inf: _laws.OF_THRESHOLD}.get(
         exponent, ()
     )
@@ -209,13 +219,13 @@ def rank(exponent: float = 2.0) -> Hazard:
         >>> rank(1.0).probability(jnp.array([3.0, -1.0, 2.0, 4.0]), 1.0)
         Array([0.375, 0.875, 0.625, 0.125], dtype=float32)
     """
-    exponent = _positive(exponent, "1 falls linearly with the rank")
+    exponent = float(positive("exponent", exponent, "1 falls linearly with the rank", shape=()))
 
     def profile(x: Array, scale: Array) -> Array:
         # A NaN has to remain one.
         return jnp.where(x <= 0, 1.0, jnp.minimum(scale, 1.0) * (1 - x) ** exponent)
 
-    return Hazard(f"rank {exponent:g}", profile, _quantiles)
+    return Hazard(f"rank {exponent:g}", profile, _laws.quantiles)
 
 
 def check(hazard: Any) -> None:
@@ -264,27 +274,15 @@ def _cauchy(x: Array, scale: Array) -> Array:
     return 1 / (1 + ratio * ratio)
 
 
-def _quantiles(leaf: Array) -> Array:
-    """Return the place of each magnitude in its leaf, (position + 1/2) / n; 0 for zeros.
-
-    An infinity stands at 1, so that it is never drawn: to erase it, `inf - inf`, leaves NaN.
-    """
-    flat = jnp.abs(leaf).reshape(-1)
-    order = jnp.argsort(flat, stable=True)
-    places = (
-        jnp
-        .zeros(flat.size, jnp.float32)
-        .at[order]
-        .set((jnp.arange(flat.size, dtype=jnp.float32) + 0.5) / max(flat.size, 1))
-    )
-    places = jnp.where(flat == 0, 0.0, jnp.where(jnp.isinf(flat), 1.0, places))
-    return jnp.where(jnp.isnan(flat), jnp.nan, places).reshape(leaf.shape)
+def _spread(given: Any) -> Array:
+    known = "it is a standard deviation, or a mean magnitude"
+    return jnp.asarray(positive("spread", given, known), jnp.float32)
 
 
-def _positive(exponent: Any, known: str) -> float:
-    if not reals(exponent, lambda k: k > 0, shape=()):
-        raise ValueError(f"`exponent={exponent!r}` must be a positive number; {known}.")
-    return float(exponent)
+def _draws(steps: Any) -> Array:
+    if not reals(steps, lambda t: (t >= 1) & (t < math.inf)):
+        raise ValueError(f"`steps={steps!r}` must be a number of draws, 1 or more.")
+    return jnp.asarray(steps, jnp.float32)
 
 
 gauss = power(2.0)

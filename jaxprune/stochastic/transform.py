@@ -108,7 +108,7 @@ def zero_stochastically(
     """
     key = _checked_key(key)
     _check(scale, hazard)
-    _window.check(window)
+    window = _window.checked(window)
 
     rule = _Rule(key, scale, hazard, window, remember, where, bits)
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
@@ -225,9 +225,9 @@ def _check(scale: Any, hazard: Hazard) -> None:
     hazards.check(hazard)
     if isinstance(scale, Calibrated):
         return
-    if hazard == hazards.rational:
+    if hazard.name.partition(",")[0] == hazards.rational.name:  # or "rational, repeated"
         raise ValueError(
-            f"`hazard=rational` never settles at a scale of its own, `scale={scale!r}`; give a"
+            f"`hazard={hazard.name}` never settles at a scale of its own, `scale={scale!r}`; give a"
             " `calibrated(sparsity)`, or take `hazards.gauss`."
         )
     if not callable(scale) and not reals(scale, lambda s: (s >= 0) & (s < np.inf)):
