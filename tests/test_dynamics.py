@@ -1,6 +1,9 @@
 """The recorder tells what happened, without touching it; a recording survives the disk."""
 
 import csv
+import os
+import subprocess
+import sys
 import warnings
 from typing import Any, NamedTuple
 
@@ -10,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxprune import irrelevance, pruning, schedules, structure
+from jaxprune import irrelevance, pruning, schedules, scores, structure
 from jaxprune.dynamics import EDGES, QUANTILES, record_dynamics, recordings
 from jaxprune.stochastic import calibrated, zero_stochastically
 
@@ -278,6 +281,77 @@ def test_a_param_called_alpha_is_no_scale_of_a_penalty():
     assert (state.recording.coefficients["kernel"] == 1).all()
 
 
+def test_a_gradient_that_is_none_is_scored_as_zeros():
+    tx = record_dynamics(capacity=1, score=magnitude_of_gradient)
+    params = {"kernel": jnp.array([[1.0, 0.0, 2.0]]), "still": jnp.zeros((1, 4)), "no": None}
+    grads = {"kernel": jnp.ones((1, 3)), "still": None, "no": None}
+    _, state = tx.update(params, tx.init(params), params, grad=grads)
+    found = state.recording.layers
+    assert found["kernel"].regret == 0 and found["still"].regret == 0.25  # each leaf keeps one
+
+
+def test_a_param_called_recording_is_no_recorder():
+    params = {"recording": {"kernel": jnp.ones((1, 2))}}
+    tx = optax.chain(optax.adam(0.1), record_dynamics(capacity=1))
+    assert recordings.read(tx.init(params)).rows == 0
+
+
+def test_a_pruner_that_sees_other_names_has_no_scale_here():
+    inner = optax.flatten(zero_stochastically(KEYS[0], 0.1, where=lambda path, leaf: True))
+    tx = record_dynamics(inner, capacity=1)
+    _, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+    assert jnp.isnan(state.recording.layers[A].scale).all()
+
+
+def test_nan_is_in_no_bin_of_a_histogram():
+    params = {"kernel": jnp.array([[jnp.nan, 0.0, 1.0, jnp.inf]])}
+    tx = record_dynamics(capacity=1)
+    _, state = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    (bins,) = state.recording.layers["kernel"].histogram
+    assert np.flatnonzero(bins).tolist() == [48, 59] and bins.sum() == 2
+
+
+EXPLICIT = """
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxprune import structure
+from jaxprune.dynamics import nodes, record_dynamics
+from jaxprune.stochastic import hazards, zero_stochastically
+keys = jax.random.split(jax.random.key(0))
+params = {"w1": jax.random.normal(keys[0], (8, 6)), "w2": jax.random.normal(keys[1], (6, 4))}
+plan = structure.plan(lambda p, x: jax.nn.relu(x @ p["w1"]) @ p["w2"], params, jnp.ones((2, 8)))
+pruner = zero_stochastically(keys[0], 0.9, hazard=hazards.rank(1.0))
+size = lambda param, grad: jnp.abs(grad)
+tx = record_dynamics(pruner, capacity=2, plan=plan, score=size, coefficient=size)
+@jax.jit
+def step(params, state):
+    updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params, grad=params)
+    return optax.apply_updates(params, updates), state
+def run(params):
+    state = tx.init(params)
+    for _ in range(3):
+        params, state = step(params, state)
+    return nodes.closed(plan, params), state
+mesh = jax.make_mesh((2,), ("a",), axis_types=(AxisType.Explicit,))
+here = run(params)
+with jax.set_mesh(mesh):
+    laid = {n: jax.device_put(leaf, NamedSharding(mesh, P("a"))) for n, leaf in params.items()}
+    there = run(laid)
+assert here[1].recording.rows == 2 and 0 < here[1].recording.layers["w1"].sparsity[1] < 1
+for one, other in zip(*map(jax.tree.leaves, (here, there))):
+    if not jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+for name, leaf in laid.items():
+    assert there[1].zeros[name].sharding.is_equivalent_to(leaf.sharding, 2)
+"""
+
+
+def test_along_explicit_axes_of_a_mesh_the_same_is_recorded():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    environment = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", EXPLICIT], check=True, env={**os.environ, **environment})
+
+
 def test_names_may_hold_what_a_file_keeps_them_apart_by(tmp_path):
     params = {"a|b": jnp.ones((2, 2))}
     tx = record_dynamics(capacity=1)
@@ -295,7 +369,9 @@ def test_wrong_input_is_named(tmp_path):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
     with pytest.raises(ValueError, match="needs `params`"):
         tx.update(PARAMS, tx.init(PARAMS))
-    with pytest.raises(ValueError, match="0 recorders"):
+    with pytest.raises(ValueError, match="`score=random` draws, .* give a score that does not"):
+        record_dynamics(capacity=1, score=scores.random)
+    with pytest.raises(ValueError, match="0 recorders.*optimizer.opt_state"):
         recordings.read(optax.adam(0.1).init(PARAMS))
     with pytest.raises(ValueError, match="npz"):
         recordings.save(recordings.read(tx.init(PARAMS)), tmp_path / "run.txt")

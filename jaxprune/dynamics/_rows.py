@@ -1,7 +1,8 @@
 """What a recording holds: buffers of rows, one for each kernel and each group of nodes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,6 +17,8 @@ __all__ = [
     "Recording",
     "blank_group",
     "blank_layer",
+    "with_kernel",
+    "with_row",
 ]
 
 EDGES = np.linspace(-8.0, 2.0, 61).astype(np.float32)
@@ -39,7 +42,7 @@ class Layer(NamedTuple):
         regret: fraction of the zeros that `score` would keep if it chose as many anew.
         scale: of the `zero_stochastically` inside the recorder that draws for the kernel, however
             deep, if there is one, and what follows it keeps the leaves apart.
-        histogram: (rows, bins), non-zero entries by log10 |w| between `EDGES`.
+        histogram: (rows, bins), non-zero entries by log10 |w| between `EDGES`; not those of NaN.
         size: int32 scalar, entries.
     """
 
@@ -111,3 +114,31 @@ def blank_group(capacity: int, units: int) -> Group:
     blank = [jnp.full(capacity, jnp.nan, jnp.float32) for _ in Group._fields[:6]]
     norms = [jnp.full((capacity, units), jnp.nan, jnp.float32) for _ in range(2)]
     return Group._make([*blank, *norms, jnp.full((2, units), -1, jnp.int32)])
+
+
+def with_row(buffers: Any, at: Array, row: Any) -> Any:
+    """Write one row into each of the buffers, in the buffer's dtype."""
+    return jax.tree.map(lambda b, value: b.at[at].set(jnp.asarray(value, b.dtype)), buffers, row)
+
+
+def with_kernel(old: Layer, at: Array, leaf: Array, was: Array, extra: Any) -> Layer:
+    """Write the row of a kernel, whose zeros were `was`; `extra` is its fresh mask and scale."""
+    (fresh, scale), zero = extra, leaf == 0
+    counted = [jnp.sum(a, dtype=jnp.int32) for a in (zero, ~zero & ~was, was & ~zero, zero & ~was)]
+    gone, kept_both, revived, flips = *counted[:3], counted[2] + counted[3]
+    regret = jnp.float32(jnp.nan)
+    if fresh is not None:
+        regret = jnp.sum(zero & fresh, dtype=jnp.int32) / jnp.maximum(gone, 1)
+    overlap = kept_both / jnp.maximum(kept_both + flips, 1)
+    scale = jnp.nan if scale is None else scale
+    row = (gone / leaf.size, flips, revived, overlap, regret, scale, _histogram(leaf))
+    return Layer._make([*with_row(tuple(old[:-1]), at, row), old.size])
+
+
+def _histogram(leaf: Array) -> Array:
+    counted = (leaf != 0) & ~jnp.isnan(leaf)
+    logs = jnp.log10(jnp.where(counted, jnp.abs(leaf).astype(jnp.float32), 1.0))
+    step = (EDGES[-1] - EDGES[0]) / BINS
+    bins = jnp.clip((logs - EDGES[0]) / step, 0, BINS - 1).astype(jnp.int32)
+    one = counted.ravel().astype(jnp.int32)
+    return jnp.zeros(BINS, jnp.int32).at[bins.ravel()].add(one).astype(jnp.float32)

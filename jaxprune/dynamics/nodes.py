@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxprune._mesh import by_automatic_axes
 from jaxprune._tree import is_kernel, map_named, named_leaves
 from jaxprune._types import Array, Params, Where
 from jaxprune.structure.groups import Group, Member
@@ -175,7 +176,11 @@ def _all(flags: list[Array], group: Group) -> Array:
 def _silent(member: Member, leaf: Array) -> Array:
     """Say of each unit whether its slice of a kernel is all zero."""
     others = tuple(axis for axis in range(leaf.ndim) if axis != member.axis)
-    return jnp.all(leaf == 0, axis=others)[member.indices].all(axis=1)
+
+    def silent(leaf: Array) -> Array:
+        return jnp.all(leaf == 0, axis=others)[member.indices].all(axis=1)
+
+    return by_automatic_axes(silent, leaf, leaf)
 
 
 def _cleared(plan: Plan, name: str, leaf: Array, gone: Mapping[str, Array], where: Where) -> Array:

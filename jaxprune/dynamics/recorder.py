@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune._branch import update_if
+from jaxprune._mesh import by_automatic_axes
 from jaxprune._tree import is_kernel, names
 from jaxprune._types import Array, Params, Where
-from jaxprune.asking import Score, needs
+from jaxprune.asking import Score, asks, needs
 from jaxprune.dynamics._rows import (
-    BINS,
     EDGES,
     QUANTILES,
     Group,
@@ -27,6 +27,8 @@ from jaxprune.dynamics._rows import (
     Recording,
     blank_group,
     blank_layer,
+    with_kernel,
+    with_row,
 )
 from jaxprune.dynamics.nodes import closed, dead
 from jaxprune.masks import sparsity as sparsity_of
@@ -84,7 +86,8 @@ def record_dynamics(
         every: steps between two rows.
         plan: `structure.plan` of the network, whose nodes are then recorded too.
         score: by which removed weights may be regretted, a function of leaves as for
-            `prune_gradually`; what it needs is an extra argument of `update`, such as `grad=`.
+            `prune_gradually` that does not draw; what it needs is an extra argument of `update`,
+            such as `grad=`, where None counts as zeros.
         coefficient: whose quantiles over each kernel are recorded, a function of leaves likewise,
             such as `lambda grad, alpha: irrelevance.weigh(grad, alpha=alpha)`: how much each weight
             decays. `alpha` is that in use by the irrelevance penalty inside, so `inner` is then the
@@ -95,8 +98,8 @@ def record_dynamics(
         The transform, whose state is a `RecordDynamicsState`.
 
     Raises:
-        ValueError: for a number below 1; in `update`, if `params` or something that `score` or
-            `coefficient` asks for is missing.
+        ValueError: for a number below 1, or a score that draws; in `update`, if `params` or
+            something that `score` or `coefficient` asks for is missing.
 
     Example:
         >>> tx = optax.chain(optax.sgd(0.1), record_dynamics(capacity=10, every=2))
@@ -111,6 +114,11 @@ def record_dynamics(
     for name, value in (("capacity", capacity), ("every", every)):
         if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"`{name}={value!r}` must be a whole number, at least 1.")
+    if score is not None and "key" in asks(score):
+        raise ValueError(
+            f"`score={getattr(score, '__name__', score)}` draws, and a recorder has no key; give a"
+            " score that does not draw, such as `scores.magnitude`."
+        )
     inside = optax.with_extra_args_support(inner or optax.identity())
     rule = _Recorder(inside, capacity, every, plan, score, coefficient, where)
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
@@ -152,36 +160,48 @@ class _Recorder(NamedTuple):
         scales = _scales(held, names(weights))
         step = jnp.asarray(optax.safe_increment(state.step))
         landed = jax.tree.map(_land, updates, weights, is_leaf=lambda leaf: leaf is None)
-        given = {} if self.score is None else needs(self.score, extra)
+        seen = (step, weights, landed, scales, *self.given(weights, held, extra))
 
         def write(old: tuple[Recording, Any]) -> tuple[Recording, Any]:
-            rows, zeros = old
-            at, now = rows.rows, dict(leaves_of(landed, self.where))
-            pairs = zip(now.items(), self.chosen_anew(weights, landed, given), strict=True)
-            layers = {
-                name: _of_layer(rows.layers[name], at, leaf, zeros[name], (new, scales.get(name)))
-                for (name, leaf), new in pairs
-            }
-            groups = _groups(self.plan, landed, self.where, rows, step) if self.plan else {}
-            decays = _row(rows.coefficients, at, self.quantiles(weights, held, extra))
-            steps = rows.step.at[at].set(step)
-            rows = Recording(at + 1, rows.missed, steps, layers, groups, decays)
-            return rows, {name: leaf == 0 for name, leaf in now.items()}
+            return by_automatic_axes(self.written, old, *old, *seen)
 
         due, full = step % self.every == 0, state.recording.rows >= self.capacity
         rows, zeros = update_if(due & ~full, write, (state.recording, state.zeros))
         rows = rows._replace(missed=rows.missed + (due & full))
         return updates, RecordDynamicsState(step, held, rows, zeros)
 
-    def quantiles(self, params: Params, held: Any, extra: Mapping[str, Any]) -> dict[str, Array]:
+    def given(self, params: Params, held: Any, extra: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Return what the score and the coefficient ask for, by argument."""
+        scored = needs(self.score, extra) if self.score else {}
+        scored = {name: _without_none(tree, params) for name, tree in scored.items()}
+        if self.coefficient is None:
+            return scored, {}
+        takes = inspect.signature(self.coefficient).parameters
+        known = {**extra, "alpha": _alpha(held)} if "alpha" in takes else extra
+        own = {"param": params} if "param" in takes else {}
+        return scored, needs(self.coefficient, known) | own
+
+    def written(self, rows: Recording, zeros: Any, step: Array, *seen: Any) -> tuple[Any, Any]:
+        """Write one row."""
+        params, landed, scales, scored, decays = seen
+        at, now = rows.rows, dict(leaves_of(landed, self.where))
+        pairs = zip(now.items(), self.chosen_anew(params, landed, scored), strict=True)
+        layers = {
+            name: with_kernel(rows.layers[name], at, leaf, zeros[name], (new, scales.get(name)))
+            for (name, leaf), new in pairs
+        }
+        groups = _groups(self.plan, landed, self.where, rows, step) if self.plan else {}
+        coefficients = with_row(rows.coefficients, at, self.quantiles(params, decays))
+        steps = rows.step.at[at].set(step)
+        rows = Recording(at + 1, rows.missed, steps, layers, groups, coefficients)
+        return rows, {name: leaf == 0 for name, leaf in now.items()}
+
+    def quantiles(self, params: Params, given: Mapping[str, Any]) -> dict[str, Array]:
         """Return the quantiles of each kernel's coefficients; nothing where none are asked for."""
         if self.coefficient is None:
             return {}
-        takes = inspect.signature(self.coefficient).parameters
-        known = {**extra, "alpha": _alpha(held)} if "alpha" in takes else extra
-        given = needs(self.coefficient, known)
-        same = {"alpha": given.pop("alpha")} if "alpha" in given else {}
-        trees = {**given, **({"param": params} if "param" in takes else {})}
+        same = {name: value for name, value in given.items() if name == "alpha"}
+        trees = {name: tree for name, tree in given.items() if name != "alpha"}
         columns = {name: dict(leaves_of(tree, self.where)) for name, tree in trees.items()}
         found = {}
         for name, _ in leaves_of(params, self.where):
@@ -205,32 +225,6 @@ class _Recorder(NamedTuple):
         return [of[name] for name, _ in kernels]
 
 
-def _row(buffers: Any, at: Array, row: Any) -> Any:
-    """Write one row into each of the buffers, in the buffer's dtype."""
-    return jax.tree.map(lambda b, value: b.at[at].set(jnp.asarray(value, b.dtype)), buffers, row)
-
-
-def _of_layer(old: Layer, at: Array, leaf: Array, was: Array, extra: Any) -> Layer:
-    (fresh, scale), zero = extra, leaf == 0
-    counted = [jnp.sum(a, dtype=jnp.int32) for a in (zero, ~zero & ~was, was & ~zero, zero & ~was)]
-    gone, kept_both, revived, flips = *counted[:3], counted[2] + counted[3]
-    regret = jnp.float32(jnp.nan)
-    if fresh is not None:
-        regret = jnp.sum(zero & fresh, dtype=jnp.int32) / jnp.maximum(gone, 1)
-    overlap = kept_both / jnp.maximum(kept_both + flips, 1)
-    scale = jnp.nan if scale is None else scale
-    row = (gone / leaf.size, flips, revived, overlap, regret, scale, _histogram(leaf, zero))
-    return Layer._make([*_row(tuple(old[:-1]), at, row), old.size])
-
-
-def _histogram(leaf: Array, zero: Array) -> Array:
-    logs = jnp.log10(jnp.where(zero, 1.0, jnp.abs(leaf).astype(jnp.float32)))
-    step = (EDGES[-1] - EDGES[0]) / BINS
-    bins = jnp.clip((logs - EDGES[0]) / step, 0, BINS - 1).astype(jnp.int32)
-    one = (~zero).ravel().astype(jnp.int32)
-    return jnp.zeros(BINS, jnp.int32).at[bins.ravel()].add(one).astype(jnp.float32)
-
-
 def _groups(
     plan: Plan, landed: Params, where: Where, rows: Recording, step: Array
 ) -> dict[str, Group]:
@@ -246,7 +240,7 @@ def _groups(
         lag = jnp.sum(jnp.where(nodes.both, apart, 0)) / jnp.sum(nodes.both)  # none of none is NaN
         counts = (nodes.into, nodes.out, nodes.either, nodes.both, after[name].either)
         row = [*(jnp.sum(c, dtype=jnp.int32).astype(jnp.float32) for c in counts), lag]
-        written = _row(tuple(old[:-1]), rows.rows, (*row, *norms[name]))
+        written = with_row(tuple(old[:-1]), rows.rows, (*row, *norms[name]))
         found[name] = Group._make([*written, since])
     return found
 
@@ -273,11 +267,19 @@ def _scales(held: Any, leaves: list[str]) -> dict[str, Array]:
     pairs = [
         pair
         for _, pruner in found
+        if pruner.drawn.keys() <= set(leaves)  # it may see others, as inside `optax.flatten`
         # The names have lost their order, but scales have that of the leaves.
         for pair in zip([n for n in leaves if n in pruner.drawn], pruner.scale, strict=True)
     ]
     count = Counter(name for name, _ in pairs)
     return {name: scale for name, scale in pairs if count[name] == 1}
+
+
+def _without_none(tree: Any, params: Params) -> Any:
+    """Put zeros where a tree has None in the place of a param, as optax allows of gradients."""
+    if all(leaf is not None for leaf in jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None)):
+        return tree
+    return jax.tree.map(lambda p, own: jnp.zeros_like(p) if own is None else own, params, tree)
 
 
 def _alpha(state: Any) -> Array:

@@ -37,12 +37,13 @@ def read(opt_state: Any) -> Recording:
         >>> read(state).layers["kernel"].sparsity.shape
         (0,)
     """
-    found = [tree for _, tree in optax.tree.get_all_with_path(opt_state, "recording")]
+    found = optax.tree.get_all_with_path(opt_state, "recording", _of_a_recorder)
     if len(found) != 1:
         raise ValueError(
             f"The optimizer state holds {len(found)} recorders; chain one `record_dynamics(...)`."
+            " Of an `nnx.Optimizer` give `optimizer.opt_state`."
         )
-    recording = jax.tree.map(np.asarray, found[0])
+    recording = jax.tree.map(np.asarray, found[0][1])
     if recording.rows.ndim:
         raise ValueError(
             f"The state is of runs in a batch of shape {recording.rows.shape}; read run by run:"
@@ -142,6 +143,12 @@ _FIGURES = Layer._fields[:-2]
 _COUNTS = Group._fields[:6]
 _DECAYS = [f"coefficient_{q:g}" for q in QUANTILES]
 _COLUMNS = ["step", "layer", "size", *_FIGURES, "group", "nodes", *_COUNTS]
+
+
+def _of_a_recorder(path: Any, value: Any) -> bool:
+    """Say whether "recording" is a recorder's, not a param of that name."""
+    del path
+    return isinstance(value, Recording)
 
 
 def _figures(layer: Layer | None, at: int) -> dict[str, Any]:
