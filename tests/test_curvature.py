@@ -1,5 +1,6 @@
 """Products with the Hessian and its kin against matrices formed in full by autodiff."""
 
+import re
 import subprocess
 import sys
 from functools import partial
@@ -72,11 +73,21 @@ def test_the_gauss_newton_product_is_that_of_the_full_matrix():
     np.testing.assert_allclose(flat(got), want, rtol=1e-4, atol=1e-6)
 
 
-def test_inputs_with_other_numbers_of_examples_are_refused():
-    with pytest.raises(ValueError, match="number the examples, and differ.*16.*32"):
-        curvature.fisher_diagonal(
-            lambda w, xy: w * xy[0] * xy[1], jnp.float32(2), (jnp.ones(16), jnp.ones(32))
-        )
+WITHOUT_NUMBER = {
+    "two numbers": (jnp.ones(16), jnp.ones(32)),
+    "a number for all": (jnp.ones(16), jnp.float32(2)),
+    "none": (jnp.ones(0), jnp.ones((0, 3))),
+    "no array": (),
+}
+
+
+@pytest.mark.parametrize("batch", WITHOUT_NUMBER.values(), ids=WITHOUT_NUMBER)
+def test_inputs_without_one_number_of_examples_are_refused(batch):
+    shapes = re.escape(str({str(i): x.shape for i, x in enumerate(batch)}))
+    with pytest.raises(ValueError, match=f"`batch` number the examples: .* {shapes}"):
+        curvature.fisher_diagonal(lambda w, xy: w * xy[0] * xy[1], jnp.float32(2), batch)
+    with pytest.raises(ValueError, match=f"`batches` number the batches: .* {shapes}"):
+        curvature.over_batches(lambda w, batch: w, batch)
 
 
 def test_the_fisher_product_and_diagonal_are_those_of_the_examples_gradients():
@@ -214,6 +225,18 @@ MISUSES = {
         lambda: curvature.verify_scores(loss, PARAMS, PARAMS, KEYS[0], samples=0),
         "`samples=0` must be at least 1",
     ),
+    "no examples at a time": (
+        lambda: curvature.fisher_diagonal(lambda w, x: w * x, jnp.float32(1), X[:, 0], chunk=0),
+        "`chunk=0` must be at least 1",
+    ),
+    "no products at a time": (
+        lambda: diagonals.exact_diagonal(PRODUCT, PARAMS, chunk=0),
+        "`chunk=0` must be at least 1",
+    ),
+    "nothing that bends": (
+        lambda: krylov.eigenvalues(lambda v: v, {"n": jnp.int32(1)}, KEYS[0]),
+        "`params` have no floating-point entry",
+    ),
     "no directions": (
         lambda: krylov.eigenvalues(PRODUCT, PARAMS, KEYS[0], steps=0),
         "`steps=0` must be at least 1",
@@ -302,6 +325,21 @@ def test_a_target_of_zero_is_solved_by_zero():
     assert found.steps == 0 and found.residual == 0 and not jnp.any(found.value["w"])
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e20, 1e30])
+def test_a_target_of_any_size_is_solved(scale):
+    matrix, target = symmetric([0.5, 1, 2, 3]), jnp.arange(1.0, 5.0)
+    found = krylov.solve(lambda v: matrix @ v, scale * target)
+    want = np.linalg.solve(matrix, target)
+    np.testing.assert_allclose(found.value / scale, want, rtol=1e-4)
+    assert found.residual < 1e-4 and found.steps >= 3
+
+
+def test_a_solve_is_of_the_dtype_of_its_target_whatever_the_damping_is():
+    with jax.enable_x64(True):
+        found = krylov.solve(lambda v: v, jnp.ones(3, jnp.float32), damping=np.float64(1))
+    assert found.value.dtype == jnp.float32 and found.value.tolist() == [0.5] * 3
+
+
 def test_eigenvalues_are_those_of_the_matrix_within_their_bounds():
     want = np.linalg.eigvalsh(HESSIAN)[::-1]
     find = partial(krylov.eigenvalues, PRODUCT, PARAMS, KEYS[0])
@@ -343,6 +381,10 @@ whole = jax.device_put(w, NamedSharding(mesh, P()))
 compiled = jax.jit(work).lower(whole, split).compile()
 for a, b in zip(jax.tree.leaves(here), jax.tree.leaves(compiled(whole, split))):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+laid = jax.make_mesh((4,), ("batch",), axis_types=(jax.sharding.AxisType.Explicit,))
+by_param = jax.device_put(w[:4], NamedSharding(laid, P("batch")))
+solved = lambda w: krylov.solve(lambda v: 2 * v, w, damping=1.0).value
+np.testing.assert_allclose(jax.jit(solved)(by_param), w[:4] / 3, rtol=1e-6)
 text = compiled.as_text()
 assert "all-reduce" in text and "f32[64,6]" not in text
 """

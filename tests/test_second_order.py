@@ -269,5 +269,22 @@ def test_curvature_without_the_loss_is_refused():
     tx = with_curvature(optax.identity(), jax.random.key(0))
     with pytest.raises(ValueError, match="`obj_fn=`"):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
-    with pytest.raises(ValueError, match="`every=0`"):
-        with_curvature(optax.identity(), jax.random.key(0), every=0)
+    for every in (0, 2.5):
+        with pytest.raises(ValueError, match=f"`every={every}` must be a whole number"):
+            with_curvature(optax.identity(), jax.random.key(0), every=every)
+
+
+def test_curvature_is_not_measured_where_some_params_are_hidden():
+    tx = with_curvature(optax.identity(), jax.random.key(0))
+    hidden = (
+        optax.masked(tx, {"a": True, "b": False}),
+        optax.partition({"x": tx, "y": optax.identity()}, {"a": "x", "b": "y"}),
+    )
+    for wrapped in hidden:
+        with pytest.raises(ValueError, match="hides some of the params .* put it outside"):
+            wrapped.init({"a": jnp.ones(2), "b": jnp.ones(2)})
+
+
+def test_a_diagonal_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"`curvature` of shape \(3,\) .* shape \(2, 3\)"):
+        second_order.obd(jnp.ones((2, 3)), jnp.ones(3))

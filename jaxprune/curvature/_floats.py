@@ -1,7 +1,7 @@
 """The floating-point leaves of a tree: curvature is of them, in float32 at least."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxprune._types import Array
 
-__all__ = ["Floats", "floats_of", "widen"]
+__all__ = ["Floats", "floats_of", "inner", "widen"]
 
 
 def widen(leaf: Any) -> Array:
@@ -70,6 +70,22 @@ def floats_of(tree: Any) -> Floats:
 
     floats = [leaf for leaf in wide if _is_float(leaf)]
     return Floats(floats, pick, partial(among, wide), partial(among, zeros))
+
+
+def inner(one: Any, other: Any) -> Array:
+    """Return the inner product of two trees.
+
+    A sum of products: `vdot` would flatten leaves, which explicit axes of a mesh forbid.
+
+    Args:
+        one: a tree of arrays.
+        other: another one like it.
+
+    Returns:
+        A scalar.
+    """
+    products = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), one, other))
+    return reduce(jnp.add, products, jnp.float32(0))
 
 
 def _is_float(leaf: Array) -> bool:

@@ -5,9 +5,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxprune._tree import named_leaves
 from jaxprune._types import Array
 
-__all__ = ["present", "scalar"]
+__all__ = ["leading", "present", "scalar"]
 
 
 def present(fn: Any, name: str, what: str) -> None:
@@ -55,3 +56,27 @@ def scalar(
         return value
 
     return checked
+
+
+def leading(tree: Any, name: str, what: str) -> int:
+    """Return how many examples or batches the leading axes of a tree number.
+
+    Args:
+        tree: a tree of arrays.
+        name: of the argument.
+        what: they number.
+
+    Returns:
+        Their length.
+
+    Raises:
+        ValueError: if there is none, or none of one length above 0.
+    """
+    shapes = {path: jnp.shape(leaf) for path, leaf in named_leaves(tree)}
+    sizes = {next(iter(shape), 0) for shape in shapes.values()}
+    if len(sizes) == 1 and 0 not in sizes:
+        return sizes.pop()
+    raise ValueError(
+        f"The leading axes of `{name}` number the {what}: give arrays with one of one length, at"
+        f" least 1. The shapes are {shapes}."
+    )

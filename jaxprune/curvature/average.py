@@ -1,6 +1,7 @@
 """A moving average of curvature beside the training: what gives pruners their `curvature=`."""
 
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune._branch import update_if
+from jaxprune._tree import _is_hidden
 from jaxprune._types import Array, Params
 from jaxprune.curvature._floats import floats_of
 from jaxprune.curvature.diagonals import hutchinson_diagonal
@@ -57,8 +59,8 @@ def with_curvature(
         The transform; its state is a `WithCurvatureState`.
 
     Raises:
-        ValueError: if `every` or `decay` is out of range; in `update`, if `obj_fn` or `params` is
-            missing.
+        ValueError: if `every` or `decay` is out of range; in `init`, inside `optax.masked` or
+            `optax.partition`; in `update`, if `obj_fn` or `params` is missing.
 
     References:
         The average of the estimates is that of Yao et al., "AdaHessian", 2021, section 3.2, without
@@ -77,11 +79,14 @@ def with_curvature(
         >>> optax.apply_updates(w, updates)
         Array([[1., 0.]], dtype=float32)
     """
-    if every < 1 or not 0 <= decay < 1:
-        raise ValueError(f"`every={every}` must be >= 1 and `decay={decay}` in [0, 1).")
+    if not isinstance(every, Integral) or every < 1 or not 0 <= decay < 1:
+        raise ValueError(
+            f"`every={every}` must be a whole number >= 1 and `decay={decay}` in [0, 1)."
+        )
     inner = optax.with_extra_args_support(pruner)
 
     def init(params: Params) -> WithCurvatureState:
+        _refuse_hidden(params)
         floats = floats_of(params)
         flat = floats.alone([jnp.zeros_like(leaf) for leaf in floats.leaves])
         return WithCurvatureState(jnp.int32(0), jnp.copy(key), flat, inner.init(params))
@@ -113,3 +118,12 @@ def with_curvature(
         return updates, WithCurvatureState(step, state.key, curvature, held)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _refuse_hidden(params: Params) -> None:
+    """Refuse params of which some are hidden: a loss is one of all."""
+    if any(map(_is_hidden, jax.tree.leaves(params, is_leaf=_is_hidden))):
+        raise ValueError(
+            "`optax.masked` or `optax.partition` hides some of the params from `with_curvature`,"
+            " and the loss wants all; put it outside, and choose leaves by the pruner's `where=`."
+        )

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxprune._tree import named_leaves
 from jaxprune._types import Array, Params
 from jaxprune.curvature._floats import floats_of, widen
-from jaxprune.curvature._losses import scalar
+from jaxprune.curvature._losses import leading, scalar
 from jaxprune.curvature.products import Product
 
 __all__ = ["Estimate", "exact_diagonal", "fisher_diagonal", "hutchinson_diagonal"]
@@ -120,10 +119,14 @@ def exact_diagonal(product: Product, params: Params, *, chunk: int = 16) -> Any:
     Returns:
         A tree like the params; zeros for leaves that are not floating-point.
 
+    Raises:
+        ValueError: if `chunk` is less than 1.
+
     Example:
         >>> exact_diagonal(lambda v: jnp.array([[2.0, 1.0], [1.0, 5.0]]) @ v, jnp.ones(2))
         Array([2., 5.], dtype=float32)
     """
+    _check_chunk(chunk)
     floats = floats_of(params)
     flat, rebuild = ravel_pytree(floats.leaves)
 
@@ -152,7 +155,8 @@ def fisher_diagonal(
         A tree like the params, float32 or wider; zeros for leaves that are not floating-point.
 
     Raises:
-        ValueError: if `loss_of` is missing or does not return a scalar for an example.
+        ValueError: if `loss_of` is missing or does not return a scalar for an example, if the
+            arrays of `batch` have no common number of examples, or `chunk` is less than 1.
 
     References:
         Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018,
@@ -164,10 +168,8 @@ def fisher_diagonal(
     """
     loss = scalar(loss_of, "loss_of", "the loss as a function of the params and one example")
     floats = floats_of(params)
-    sizes = {name: len(leaf) for name, leaf in named_leaves(batch)}
-    size = next(iter(sizes.values()))
-    if set(sizes.values()) != {size}:
-        raise ValueError(f"The leading axes of `batch` number the examples, and differ: {sizes}.")
+    size = leading(batch, "batch", "examples")
+    _check_chunk(chunk)
     whole = size - size % chunk
 
     def squares(part: Any) -> Any:
@@ -183,3 +185,8 @@ def fisher_diagonal(
     if whole < size:
         total, _ = add(total, jax.tree.map(lambda x: x[whole:], batch))
     return floats.alone([leaf / size for leaf in total])
+
+
+def _check_chunk(chunk: int) -> None:
+    if chunk < 1:
+        raise ValueError(f"`chunk={chunk}` must be at least 1: so many at a time.")

@@ -1,5 +1,6 @@
 """Solves and eigenvalues of a matrix that is known as a product, `vector -> A vector`, only."""
 
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxprune._types import Array, Params
-from jaxprune.curvature._floats import floats_of
+from jaxprune.curvature._floats import floats_of, inner
 from jaxprune.curvature.products import Product
 
 __all__ = ["Eigenvalues", "Solution", "eigenvalues", "solve"]
@@ -80,12 +81,16 @@ def solve(
         (Array([1., 2.], dtype=float32), False)
     """
     floats = floats_of(target)
-    goal = _inner(floats.leaves, floats.leaves)
+    # Squares of the target itself could overflow, or vanish.
+    size = reduce(jnp.maximum, [jnp.max(jnp.abs(b), initial=0) for b in floats.leaves], 0)
+    unit = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
+    goals = [b / unit.astype(b.dtype) for b in floats.leaves]
+    goal = inner(goals, goals)
     none = jnp.zeros_like(goal)
 
     def damped(vector: Any) -> Any:
         image = floats.pick(product(floats.alone(vector)))
-        return jax.tree.map(lambda av, v: av + damping * v, image, vector)
+        return jax.tree.map(lambda av, v: av + jnp.asarray(damping, v.dtype) * v, image, vector)
 
     def goes_on(at: _Descent) -> Array:
         far = at.square > tolerance**2 * goal
@@ -93,25 +98,24 @@ def solve(
 
     def descend(at: _Descent) -> _Descent:
         ap = damped(at.p)
-        length, bend = _inner(at.p, at.p), _inner(at.p, ap)
+        length, bend = inner(at.p, at.p), inner(at.p, ap)
         stuck = ~(bend > 0)
-        size = jnp.where(stuck, none, at.square / jnp.where(stuck, 1, bend))
-        x = optax.tree.add_scale(at.x, size, at.p)
-        r = optax.tree.add_scale(at.r, -size, ap)
-        square = _inner(r, r)
+        stride = jnp.where(stuck, none, at.square / jnp.where(stuck, 1, bend))
+        x = optax.tree.add_scale(at.x, stride, at.p)
+        r = optax.tree.add_scale(at.r, -stride, ap)
+        square = inner(r, r)
         p = optax.tree.add_scale(r, square / at.square, at.p)
         least = jnp.minimum(at.curvature, bend / length - damping).astype(goal.dtype)
         return _Descent(x, r, p, square, at.steps + 1, least, at.indefinite | stuck)
 
     start = jax.tree.map(jnp.zeros_like, floats.leaves)
     most = jnp.full_like(goal, jnp.inf)
-    first = _Descent(
-        start, floats.leaves, floats.leaves, goal, jnp.int32(0), most, jnp.array(False)
-    )
+    first = _Descent(start, goals, goals, goal, jnp.int32(0), most, jnp.array(False))
     last = lax.while_loop(goes_on, descend, first)
-    rest = optax.tree.sub(floats.leaves, damped(last.x))
-    residual = optax.tree.norm(rest) / jnp.where(goal > 0, jnp.sqrt(goal), 1)
-    return Solution(floats.alone(last.x), residual, last.steps, last.curvature, last.indefinite)
+    rest = optax.tree.sub(goals, damped(last.x))
+    residual = jnp.sqrt(inner(rest, rest) / jnp.where(goal > 0, goal, 1))
+    value = floats.alone([x * unit.astype(x.dtype) for x in last.x])
+    return Solution(value, residual, last.steps, last.curvature, last.indefinite)
 
 
 class Eigenvalues(NamedTuple):
@@ -142,7 +146,7 @@ def eigenvalues(product: Product, params: Params, key: Array, *, steps: int = 20
         The eigenvalues, in falling order, each with a bound on its error.
 
     Raises:
-        ValueError: if `steps` is less than 1.
+        ValueError: if `steps` is less than 1, or the params have no floating-point entry.
 
     References:
         Golub and Van Loan, "Matrix computations", 4th edition, 2013, section 10.3; the bounds are
@@ -158,6 +162,8 @@ def eigenvalues(product: Product, params: Params, key: Array, *, steps: int = 20
         raise ValueError(f"`steps={steps}` must be at least 1: each explores a direction.")
     floats = floats_of(params)
     flat, rebuild = ravel_pytree(floats.leaves)
+    if not flat.size:
+        raise ValueError("`params` have no floating-point entry; give some, as the product takes.")
     steps = min(steps, flat.size)
 
     def fresh(j: Any) -> Array:
@@ -181,10 +187,6 @@ def eigenvalues(product: Product, params: Params, key: Array, *, steps: int = 20
     matrix = jnp.diag(alphas) + jnp.diag(betas[:-1], 1) + jnp.diag(betas[:-1], -1)
     values, vectors = jnp.linalg.eigh(matrix)
     return Eigenvalues(values[::-1], jnp.abs(betas[-1] * vectors[-1])[::-1])
-
-
-def _inner(one: Any, other: Any) -> Array:
-    return jnp.asarray(optax.tree.vdot(one, other))
 
 
 def _reject(basis: Array, vector: Array) -> Array:

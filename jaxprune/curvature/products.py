@@ -18,7 +18,7 @@ from jax import lax
 
 from jaxprune._types import Array, Params
 from jaxprune.curvature._floats import floats_of, widen
-from jaxprune.curvature._losses import present, scalar
+from jaxprune.curvature._losses import leading, present, scalar
 
 __all__ = [
     "Product",
@@ -153,7 +153,7 @@ def over_batches(fn: Callable[..., Any], batches: Any) -> Callable[..., Any]:
         The function, with results summed up in float32 or wider.
 
     Raises:
-        ValueError: if `fn` is missing.
+        ValueError: if `fn` is missing, or the batches have no common number.
 
     Example:
         >>> loss = over_batches(lambda w, x: jnp.mean(w * x), jnp.array([[1.0, 2.0], [3.0, 6.0]]))
@@ -161,7 +161,7 @@ def over_batches(fn: Callable[..., Any], batches: Any) -> Callable[..., Any]:
         (6.0, 3.0)
     """
     present(fn, "fn", "a loss or a product as a function whose last argument is the batch")
-    count = len(jax.tree.leaves(batches)[0])
+    count = leading(batches, "batches", "batches")
 
     def averaged(*args: Any) -> Any:
         @jax.checkpoint

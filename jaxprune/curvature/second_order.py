@@ -17,7 +17,7 @@ from jax.core import Tracer
 
 from jaxprune import masks as masks_
 from jaxprune._types import Array, Masks, Params
-from jaxprune.curvature._floats import floats_of, widen
+from jaxprune.curvature._floats import floats_of, inner, widen
 from jaxprune.curvature.krylov import Solution, solve
 from jaxprune.curvature.products import Product
 
@@ -45,6 +45,9 @@ def obd(param: Array, curvature: Array) -> Array:
     Returns:
         The scores, of the leaf's shape, float32 or wider.
 
+    Raises:
+        ValueError: if the curvature has another shape than the leaf.
+
     References:
         LeCun, Denker and Solla, "Optimal brain damage", 1990, equation 5; with the diagonal of the
         empirical Fisher matrix it is Theis et al., 2018, section 2.1.
@@ -53,6 +56,11 @@ def obd(param: Array, curvature: Array) -> Array:
         >>> obd(jnp.array([-2.0, 1.0]), jnp.array([0.5, 3.0]))
         Array([1. , 1.5], dtype=float32)
     """
+    if jnp.shape(curvature) != jnp.shape(param):
+        raise ValueError(
+            f"`curvature` of shape {jnp.shape(curvature)} does not fit a leaf of shape"
+            f" {jnp.shape(param)}; give a diagonal, one number a weight."
+        )
     return widen(curvature) * widen(param) ** 2 / 2
 
 
@@ -121,7 +129,7 @@ def rise(product: Product, params: Params, masks: Masks) -> Array:
     """
     floats = floats_of(params)
     gone = masks_.apply(floats.put(floats.leaves), masks_.invert(masks))
-    return _inner(floats.pick(gone), floats.pick(product(gone))) / 2
+    return inner(floats.pick(gone), floats.pick(product(gone))) / 2
 
 
 class Compensated(NamedTuple):
@@ -176,7 +184,7 @@ def compensate(
     found = solve(among_kept, force, damping=damping, **knobs)
     change = optax.tree.sub(floats.pick(masks_.apply(found.value, masks)), floats.pick(gone))
     moved = masks_.apply(floats.put(optax.tree.add(floats.leaves, change)), masks)
-    cost = _inner(change, floats.pick(product(floats.alone(change)))) / 2
+    cost = inner(change, floats.pick(product(floats.alone(change)))) / 2
     return Compensated(optax.tree.cast_like(moved, params), cost, found)
 
 
@@ -211,7 +219,3 @@ def _outside(basis: Array) -> Array:
 
 def _matmul(one: Array, other: Array) -> Array:
     return jnp.matmul(one, other, precision=lax.Precision.HIGHEST)
-
-
-def _inner(one: Any, other: Any) -> Array:
-    return jnp.asarray(optax.tree.vdot(one, other))
