@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from jaxprune.dynamics.recorder import Recording
+    from jaxprune.stochastic.hazards import Hazard
 
 __all__ = [
     "COLOURS",
@@ -22,14 +23,15 @@ __all__ = [
     "INK",
     "TITLE",
     "Style",
+    "chances",
     "checked",
     "curves",
-    "cycle",
     "figure_of",
     "finish",
     "groups_of",
     "in_order",
     "line",
+    "looks",
     "marks",
     "over",
     "panels_of",
@@ -60,6 +62,11 @@ class Style(NamedTuple):
     color: str
     dashes: str
 
+    @property
+    def hatch(self) -> str:
+        """What fills a bar instead of dashes."""
+        return {"-": "", "--": "///", ":": "..."}[self.dashes]
+
 
 def styles(*, control: bool = False) -> Iterator[Style]:
     """Yield colours and line styles, none twice before eighteen; grey first, for a control."""
@@ -70,14 +77,15 @@ def styles(*, control: bool = False) -> Iterator[Style]:
     yield from styles()
 
 
-def marks() -> Iterator[tuple[str, str]]:
-    """Yield markers and colours, no pair twice before twenty-four, over and over."""
-    return itertools.cycle(product(".x+v", HUES))
+def marks(*, control: bool = False) -> Iterator[tuple[str, str]]:
+    """Yield markers and colours, no pair twice before twenty-four; grey first, for a control."""
+    first = [(".", GREY)] if control else []
+    return itertools.chain(first, itertools.cycle(product(".x+v", HUES)))
 
 
-def cycle(labels: Mapping[str, Any]) -> list[str]:
-    """Return a colour for each label; the first is grey, for the control."""
-    return [COLOURS[n % len(COLOURS)] for n in range(len(labels))]
+def looks(labels: Iterable[str]) -> dict[str, Style]:
+    """Return how the line of each label looks; the first is grey, for the control."""
+    return dict(zip(labels, styles(control=True), strict=False))
 
 
 def figure_of(width: float, height: float, mosaic: Any) -> tuple["Figure", list["Axes"]]:
@@ -146,10 +154,11 @@ def curves(
     runs: Mapping[str, Sequence["Recording"]],
     value: Callable[["Recording"], np.ndarray],
 ) -> None:
-    """Draw a figure of each recording by step, a colour for each label."""
+    """Draw a figure of each recording by step, a colour and dashes for each label."""
     checked(runs)
-    for colour, (label, found) in zip(cycle(runs), runs.items(), strict=True):
-        line(axes, found[0].step, [value(recording) for recording in found], colour, label)
+    for label, (colour, dashes) in looks(runs).items():
+        seeds = [value(recording) for recording in runs[label]]
+        line(axes, runs[label][0].step, seeds, colour, label, dashes)
 
 
 def line(
@@ -162,6 +171,16 @@ def line(
     known = ~np.isnan(stack).all(0)
     mean = np.where(known, np.nansum(stack, 0) / np.maximum((~np.isnan(stack)).sum(0), 1), np.nan)
     axes.plot(steps, mean, style, color=colour, lw=1.7, label=label)
+
+
+def chances(axes: "Axes", hazard: "Hazard", magnitudes: Any, scale: float) -> None:
+    """Draw over axes of log10 |w| how likely a hazard zeroes weights of these magnitudes."""
+    twin = axes.twinx()
+    chance = np.asarray(hazard.probability(magnitudes, scale))
+    twin.plot(np.log10(magnitudes), chance, color=COLOURS[2], lw=1.2)
+    twin.set(ylim=(0, 1.02), ylabel="chance of zeroing")
+    twin.yaxis.label.set_color(COLOURS[2])
+    twin.spines["right"].set_visible(True)
 
 
 def finish(

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from jaxprune._drawing import GREY
 from jaxprune.dynamics import EDGES, Group, Layer, Recording, pictures
+from jaxprune.stochastic import hazards
 
 BINS = len(EDGES) - 1
 
@@ -100,6 +102,34 @@ def test_the_norms_of_many_groups_are_all_drawn_and_told_apart():
     lines = axes.get_lines()
     assert [line.get_label() for line in lines] == [f"layer_{n}" for n in range(20)]
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
+
+
+MANY = {f"variant {n}": [recording(n)] for n in range(16)}
+OUTCOMES = {label: [pictures.Outcome(0.9, 0.5, 0.98)] for label in MANY}
+LABELLED = {
+    "sparsity": lambda: pictures.plot_sparsity(MANY),
+    "nodes against weights": lambda: pictures.plot_nodes_against_weights(MANY),
+    "accuracy": lambda: pictures.plot_accuracy(OUTCOMES),
+}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_many_labels_are_told_apart_and_the_first_is_grey(name):
+    lines = LABELLED[name]().axes[0].get_lines()
+    shown = [line for line in lines if line.get_label() in MANY]
+    assert [line.get_label() for line in shown] == list(MANY) and shown[0].get_color() == GREY
+    assert len({(li.get_color(), li.get_linestyle(), li.get_marker()) for li in shown}) == 16
+
+
+def test_the_bars_of_many_labels_are_told_apart():
+    (axes,) = pictures.plot_nodes_kept(MANY).axes
+    bars = [bar for (bar,) in axes.containers[1:]]  # after those of the dense network
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 16
+
+
+def test_ranks_have_no_chance_by_magnitude_to_draw():
+    with pytest.raises(ValueError, match="`hazard=rank 2` knows ranks, not magnitudes; take"):
+        pictures.plot_magnitudes(RUNS, hazard=hazards.rank(2.0))
 
 
 def test_a_network_without_weights_left_has_empty_histograms():

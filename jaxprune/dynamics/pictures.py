@@ -15,13 +15,14 @@ from jaxprune._drawing import (
     FAINT,
     HUES,
     INK,
+    chances,
     checked,
     curves,
-    cycle,
     figure_of,
     finish,
     groups_of,
     line,
+    looks,
     marks,
     mean_lag,
     over,
@@ -118,11 +119,10 @@ def plot_nodes_against_weights(runs: Runs) -> "Figure":
     """
     groups_of(runs)
     figure, (axes,) = panels_of(6.0, 4.2, 1)
-    for colour, (label, found) in zip(cycle(runs), runs.items(), strict=False):
-        for recording in found:
+    for label, (colour, dashes) in looks(runs).items():
+        for n, recording in enumerate(runs[label]):
             x, y = 100 * _weight_sparsity(recording), 100 * _dead_nodes(recording)
-            first = recording is found[0]
-            axes.plot(x, y, color=colour, lw=1.3, alpha=0.85, label=label if first else None)
+            axes.plot(x, y, dashes, color=colour, lw=1.3, alpha=0.85, label=None if n else label)
             axes.plot(x[-1:], y[-1:], "o", color=colour, ms=5)
     finish(axes, "Dead nodes against removed weights", "weights removed, %", "dead nodes, %")
     return figure
@@ -139,9 +139,12 @@ def plot_magnitudes(
         hazard: whose probability is drawn, at the last scale up to the last of the rows.
 
     Returns:
-        A figure with a panel for each label.
+        A figure with a panel for each label. A hazard that is no function of the magnitude, as
+        `rank`, is a `ValueError`.
     """
     checked(runs)
+    if hazard.quantile is None:
+        raise ValueError(f"`hazard={hazard.name}` knows ranks, not magnitudes; take `gauss`.")
     figure, panels = panels_of(3.9 * len(runs) + 0.4, 3.3, len(runs))
     middles = (EDGES[1:] + EDGES[:-1]) / 2
     for axes, (label, (found, *_)) in zip(panels, runs.items(), strict=True):
@@ -152,12 +155,7 @@ def plot_magnitudes(
         scales = scale_of(found)[: rows[-1] % len(found.step) + 1]
         scale = next((scale for scale in scales[::-1] if scale), 0.0)
         if scale > 0:
-            twin = axes.twinx()
-            chance = np.asarray(hazard.probability(10.0**middles, scale))
-            twin.plot(middles, chance, color=COLOURS[2], lw=1.2)
-            twin.set(ylim=(0, 1.02), ylabel="chance of zeroing")
-            twin.yaxis.label.set_color(COLOURS[2])
-            twin.spines["right"].set_visible(True)
+            chances(axes, hazard, 10.0**middles, scale)
         seen = np.flatnonzero(total[list(rows)].sum(0))
         ends = (seen[0], seen[-1] + 1) if len(seen) else (0, -1)  # none but zeros in these rows
         axes.set_xlim(*EDGES[[*ends]].tolist())
@@ -175,11 +173,11 @@ def plot_accuracy(outcomes: Mapping[str, Sequence[Outcome]]) -> "Figure":
         A figure with two panels.
     """
     figure, (weights, nodes) = panels_of(8.6, 3.6, 2)
-    for colour, (label, points) in zip(cycle(outcomes), outcomes.items(), strict=False):
+    for (mark, colour), (label, points) in zip(marks(control=True), outcomes.items(), strict=False):
         sparsity, kept, accuracy = 100 * np.array(points, float).T
-        style: dict[str, Any] = {"color": colour, "ms": 5, "alpha": 0.8, "label": label}
-        weights.plot(sparsity, accuracy, "o", **style)
-        nodes.plot(kept, accuracy, "o", **style)
+        style: dict[str, Any] = {"color": colour, "ms": 8, "alpha": 0.8, "label": label}
+        weights.plot(sparsity, accuracy, mark, **style)
+        nodes.plot(kept, accuracy, mark, **style)
     finish(weights, "Accuracy against weights", "weights removed, %", "accuracy, %")
     finish(nodes, "Accuracy against nodes", "nodes kept, %", "accuracy, %", legend=False)
     return figure
@@ -200,11 +198,12 @@ def plot_nodes_kept(runs: Runs) -> "Figure":
     at = np.arange(len(groups))
     sizes = [_units(next(iter(runs.values()))[0], group) for group in groups]
     axes.bar(at, sizes, 0.84, color="none", edgecolor=FAINT)
-    for n, (colour, (label, found)) in enumerate(zip(cycle(runs), runs.items(), strict=False)):
-        kept = np.array([[_units(r, g) - r.groups[g].closed[-1] for g in groups] for r in found])
-        mean, low, high = kept.mean(0), kept.min(0), kept.max(0)
+    for n, (label, look) in enumerate(looks(runs).items()):
+        ends = [[_units(r, g) - r.groups[g].closed[-1] for g in groups] for r in runs[label]]
+        mean, low, high = (f(ends, axis=0) for f in (np.mean, np.min, np.max))
         x = at + (n - (len(runs) - 1) / 2) * width
-        axes.bar(x, mean, 0.92 * width, color=colour, label=label)
+        style: dict[str, Any] = {"color": look.color, "hatch": look.hatch, "edgecolor": "white"}
+        axes.bar(x, mean, 0.92 * width, label=label, lw=0, **style)
         axes.vlines(x, low, high, color=INK, lw=1)
     slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(at, map(short, groups), **(slanted if len(groups) > 13 else {}))
