@@ -1,8 +1,11 @@
 """Text for people."""
 
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["aligned"]
+import numpy as np
+
+__all__ = ["aligned", "as_printed"]
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
@@ -22,3 +25,16 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def as_printed(number: Any) -> float:
+    """Return a number as it prints: a float32 of 0.3 is 0.3, not above it.
+
+    Args:
+        number: a real scalar.
+
+    Returns:
+        The number.
+    """
+    scalar = np.asarray(number)[()]
+    return float(str(scalar)) if scalar.dtype in (np.float32, np.float16) else float(scalar)

@@ -4,9 +4,9 @@ import math
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
+from jaxprune._text import as_printed
 
-__all__ = ["Growth", "as_printed", "checked"]
+__all__ = ["Growth", "checked"]
 
 
 class Growth(NamedTuple):
@@ -112,8 +112,3 @@ def checked(growth: Growth, given: bool) -> None:
             f"`kept={growth.kept}` under `weight_decay={growth.weight_decay}` makes weights grow;"
             " say the optimizer's weight decay, or take `kept=-weight_decay`."
         )
-
-
-def as_printed(number: Any) -> float:
-    """Return a number as it prints: a float32 of 0.3 is 0.3, not above it."""
-    return float(str(np.asarray(number)[()]))

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxprune._text import as_printed
 from jaxprune._tree import chosen, map_named, named_leaves, names, same_structure
 from jaxprune._types import Array, Masks, Params, Where
 from jaxprune.granularity import Granularity
-from jaxprune.growing._growth import as_printed
 from jaxprune.growing._sites import chosen_leaves
 from jaxprune.masks import boolean
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import masks
+from jaxprune._text import as_printed
 from jaxprune.procedures._disk import Directory, Row, resume, save
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "Row",
     "Training",
     "as_it_is",
-    "as_printed",
     "begin",
     "changed",
     "check_counts",
@@ -165,12 +165,6 @@ def _a_state(given: Any, function: str) -> Any:
     if not (hasattr(given, "params") and hasattr(given, "opt_state")):
         raise ValueError(f"`{function}` gave {given!r}, which is no state; let it return one.")
     return given
-
-
-def as_printed(value: Any) -> float:
-    """Return a number as it prints: a float32 of 0.8 is 0.8, not above it."""
-    scalar = np.asarray(value)[()]
-    return float(str(scalar)) if scalar.dtype in (np.float32, np.float16) else float(scalar)
 
 
 def figure(value: Any, name: str = "") -> float:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxprune import masks
+from jaxprune._text import as_printed
 from jaxprune._tree import chosen, is_kernel, named_leaves
 from jaxprune._types import Params, Where
 from jaxprune.one_shot import prune
@@ -119,7 +120,7 @@ def prune_while_good(
         >>> outcome.best.params["kernel"].tolist(), outcome.ended
         ([[4.0, -1.0], [0.0, 2.0]], 'All 3 rounds are used.')
     """
-    bound, fraction = _rounds.as_printed(bound), _rounds.as_printed(fraction)
+    bound, fraction = as_printed(bound), as_printed(fraction)
     if not 0 < fraction < 1:
         raise ValueError(f"`fraction={fraction}` must lie in (0, 1): of what remains, at a time.")
     if not math.isfinite(bound):
@@ -210,8 +211,7 @@ def prune_at_plateaus(
             return Carry(carry.state, (snapshot, lowest)), row
         threshold = _threshold(lowest, training, metric, (so_far, tolerance), strict)
         # A copy, since `train` may donate the state, and parts of it go through as they are.
-        pruned = _rounds.changed(copy_of(lowest), _below, threshold)
-        pruned = _rounds.rewound(training, pruned)
+        pruned = _rounds.rewound(training, _rounds.changed(copy_of(lowest), _below, threshold))
         gone = _rounds.counts_of(lowest)["remaining"] - _rounds.counts_of(pruned)["remaining"]
         row |= {"lowest": None, "bad": 0, "pruned": gone, "threshold": threshold, "plateau": True}
         return Carry(pruned, (lowest, copy_of(pruned))), row
