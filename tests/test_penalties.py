@@ -347,6 +347,13 @@ def test_soft_thresholding_lands_on_exact_zeros_in_every_pair_of_dtypes(dtype, u
     assert landed.dtype == dtype and landed.tolist() == [[0, 0, 1.5]]
 
 
+def test_soft_thresholding_hides_no_update_that_is_not_finite():
+    params, bad = {"w": jnp.ones((1, 3))}, {"w": jnp.array([[jnp.nan, jnp.inf, 0.0]])}
+    tx = proximal.soften(0.1)
+    landed = optax.apply_updates(params, tx.update(bad, tx.init(params), params)[0])["w"]
+    np.testing.assert_array_equal(landed, np.float32([[np.nan, np.inf, 0.9]]))
+
+
 def test_soft_thresholding_lands_on_exact_zeros_and_on_the_minimum_of_a_lasso():
     # The minimum of (w - t)^2 / 2 + c |w| is t moved towards 0 by c.
     target = jnp.linspace(-1.0, 1.0, 12).reshape(3, 4)
@@ -359,3 +366,17 @@ def test_soft_thresholding_lands_on_exact_zeros_and_on_the_minimum_of_a_lasso():
     expected = np.sign(target) * np.maximum(np.abs(target) - strength, 0)
     np.testing.assert_allclose(params, expected, atol=1e-6)
     assert ((params == 0) == (np.abs(target) < strength)).all()
+
+
+@pytest.mark.parametrize(
+    "reduce",
+    [
+        lambda x, axis: jnp.sqrt(jnp.sum(x**2, axis=axis)),
+        lambda x, axis: jnp.sum(jnp.sqrt(x), axis=axis),
+    ],
+)
+def test_a_root_of_the_users_own_pulls_no_zero(reduce):
+    penalty = penalties.add_group_penalty(1.0, granularity.filters(reduce=reduce))
+    params = jnp.array([[3.0, 0.0], [4.0, 0.0]])
+    updates, _ = penalty.update(jnp.zeros((2, 2)), penalty.init(params), params)
+    assert (updates[:, 1] == 0).all() and (updates[:, 0] > 0).all()
