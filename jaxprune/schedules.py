@@ -4,16 +4,16 @@ All are one mechanism, `ramp`: a shape that climbs from 0 to 1, stretched over a
 step is the number of updates so far. Any optax schedule will do in their place, and they in its.
 """
 
-import math
-import operator
 from collections.abc import Callable
-from typing import Required, TypedDict, Unpack
+from typing import Any, Required, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxprune._types import Array, Schedule
+from jaxprune.stochastic._checks import reals, whole
 
 __all__ = [
     "Window",
@@ -70,15 +70,15 @@ def ramp(
         The schedule: an int32 step, a Python integer or an array of steps -> float32 sparsity.
 
     Raises:
-        ValueError: for a sparsity outside [0, 1] or NaN, `end < begin`, or `every < 1`.
+        ValueError: for a sparsity outside [0, 1] or NaN, `end < begin`, `every < 1`, half a step.
 
     Example:
         >>> schedule = ramp(lambda u: u**2, 0.8, begin=1, end=5, every=2)
         >>> [round(float(schedule(step)), 2) for step in range(7)]
         [0.0, 0.0, 0.0, 0.2, 0.2, 0.8, 0.8]
     """
-    _check_fraction("final", final)
-    _check_fraction("initial", initial)
+    for name, value in (("final", final), ("initial", initial)):
+        _check(name, value, lambda x: 0 <= x <= 1, "a sparsity, the fraction removed, in [0, 1]")
     begin, end, every = _whole_steps(begin, end, every)
 
     def schedule(step: Array | int) -> Array:
@@ -87,7 +87,7 @@ def ramp(
         value = low + (high - low) * shape(since.astype(jnp.float32) / max(end - begin, 1))
         # Rounding must not carry a value past either end.
         value = jnp.clip(value, jnp.minimum(low, high), jnp.maximum(low, high))
-        return jnp.where(jnp.asarray(step) >= end, high, jnp.where(since == 0, low, value))
+        return jnp.where(_inside(step, -1, end) == end, high, jnp.where(since == 0, low, value))
 
     return schedule
 
@@ -114,8 +114,7 @@ def polynomial_sparsity(
         >>> [round(float(schedule(step)), 3) for step in range(6)]
         [0.0, 0.0, 0.7, 0.7, 0.8, 0.8]
     """
-    if not power > 0:
-        raise ValueError(f"`power={power}` must be positive; 1 is linear, 3 the usual cubic.")
+    _check("power", power, lambda x: 0 < x < np.inf, "positive; 1 is linear, 3 the usual cubic")
     # An integer power is a product, and products rise strictly with their factors.
     exponent = int(power) if power == int(power) else power
     return ramp(lambda u: 1 - (1 - u) ** exponent, final, **window)
@@ -147,10 +146,6 @@ def cosine_sparsity(final: Fraction, **window: Unpack[Window]) -> Schedule:
 
     Returns:
         The schedule.
-
-    Example:
-        >>> round(float(cosine_sparsity(0.5, end=10)(5)), 3)
-        0.25
     """
     return ramp(lambda u: jnp.sin(jnp.pi / 2 * u) ** 2, final, **window)
 
@@ -167,11 +162,8 @@ def exponential_sparsity(
 
     Returns:
         The schedule.
-
-    Example:
-        >>> round(float(exponential_sparsity(0.9, end=100)(20)), 3)
-        0.573
     """
+    _check("rate", rate, np.isfinite, "a finite number; 0 is linear, 5 the usual")
     return ramp(lambda u: _saturate(u, jnp.float32(rate)), final, **window)
 
 
@@ -197,13 +189,15 @@ def geometric_sparsity(final: Fraction, **window: Unpack[Window]) -> Schedule:
         [1.0, 0.8, 0.64, 0.512, 0.512]
     """
     initial = window.get("initial", 0.0)
-    if any(not isinstance(value, Tracer) and value == 1 for value in (final, initial)):
-        raise ValueError("A sparsity of 1 is not reached by fractions of the rest; stay below 1.")
 
     def shape(u: Array) -> Array:
         return _saturate(u, jnp.log1p(-jnp.float32(initial)) - jnp.log1p(-jnp.float32(final)))
 
-    return ramp(shape, final, **window)
+    schedule = ramp(shape, final, **window)
+    for name, value in (("final", final), ("initial", initial)):
+        what = "a sparsity that fractions of the rest reach; in float32 too stay below 1"
+        _check(name, value, lambda x: np.float32(x) < 1, what)
+    return schedule
 
 
 def one_cycle_sparsity(
@@ -229,7 +223,9 @@ def one_cycle_sparsity(
         >>> [round(float(one_cycle_sparsity(0.9, end=4)(step)), 2) for step in range(5)]
         [0.0, 0.07, 0.66, 0.89, 0.9]
     """
-    scale = 1 + math.exp(beta - alpha)
+    _check("alpha", alpha, lambda x: 0 < x < np.inf, "positive; 14 is the usual")
+    _check("beta", beta, lambda x: x - alpha < 80, "less than `alpha + 80`; 6 is the usual")
+    scale = 1 + float(np.exp(beta - alpha))
     return ramp(lambda u: scale * jax.nn.sigmoid(alpha * u - beta), final, **window)
 
 
@@ -248,7 +244,7 @@ def one_shot_sparsity(final: Fraction, *, at: int = 1, initial: Fraction = 0.0) 
         >>> [float(one_shot_sparsity(0.5, at=2)(step)) for step in range(4)]
         [0.0, 0.0, 0.5, 0.5]
     """
-    return ramp(lambda u: u, final, begin=at, end=at, initial=initial)
+    return ramp(lambda u: u, final, begin=whole("at", at), end=at, initial=initial)
 
 
 def staircase(schedule: Schedule, *, begin: int = 0, end: int, every: int) -> Schedule:
@@ -264,8 +260,7 @@ def staircase(schedule: Schedule, *, begin: int = 0, end: int, every: int) -> Sc
         The schedule, answering in float32.
 
     Example:
-        >>> import optax
-        >>> stairs = staircase(optax.linear_schedule(0.0, 0.8, 8), end=8, every=4)
+        >>> stairs = staircase(lambda step: step / 10, end=8, every=4)
         >>> [round(float(stairs(step)), 2) for step in (0, 3, 4, 7, 8, 9)]
         [0.0, 0.0, 0.4, 0.4, 0.8, 0.8]
     """
@@ -275,8 +270,14 @@ def staircase(schedule: Schedule, *, begin: int = 0, end: int, every: int) -> Sc
 
 def _hold(step: Array | int, begin: int, end: int, every: int) -> Array:
     """Return the last stair not after `step`, within the window; `end` is one too."""
-    inside = jnp.clip(jnp.asarray(step, jnp.int32), begin, end)
+    inside = _inside(step, begin, end)
     return jnp.where(inside == end, end, inside - (inside - begin) % every)
+
+
+def _inside(step: Array | int, low: int, high: int) -> Array:
+    """Clip a step before it becomes an int32, which may be too short for it."""
+    clip = jnp.clip if isinstance(step, jax.Array) else np.clip
+    return jnp.asarray(clip(step, np.int32(low), np.int32(high)), jnp.int32)
 
 
 def _saturate(u: Array, rate: Array) -> Array:
@@ -285,13 +286,13 @@ def _saturate(u: Array, rate: Array) -> Array:
     return jnp.where(rate == 0, u, jnp.exp(-a * back) * jnp.expm1(-a * u) / jnp.expm1(-a))
 
 
-def _check_fraction(name: str, value: Fraction) -> None:
-    if not isinstance(value, Tracer) and not 0 <= value <= 1:
-        raise ValueError(f"`{name}={value}` must be a sparsity, the fraction removed, in [0, 1].")
+def _check(name: str, value: Any, holds: Callable[[Any], Any], what: str) -> None:
+    if not isinstance(value, Tracer) and not reals(value, holds, shape=()):
+        raise ValueError(f"`{name}={value!r}` must be {what}.")
 
 
 def _whole_steps(begin: int, end: int, every: int) -> tuple[int, int, int]:
-    begin, end, every = map(operator.index, (begin, end, every))
+    begin, end, every = whole("begin", begin), whole("end", end), whole("every", every)
     if not 0 <= begin <= end < 2**31:
         raise ValueError(f"`begin={begin}`, `end={end}` must be steps, 0 <= begin <= end < 2**31.")
     if every < 1:

@@ -275,17 +275,57 @@ def test_an_every_below_one_is_refused(every):
         schedules.cosine_sparsity(0.5, end=4, every=every)
 
 
-def test_a_fraction_of_a_step_is_refused():
-    with pytest.raises(TypeError, match="float"):
-        schedules.linear_sparsity(0.5, end=2.5)
+@pytest.mark.parametrize("bad", [2.5, 10.0, 1e4, None, "10"])
+def test_what_is_no_whole_number_of_steps_is_refused(bad):
+    for window in ({"begin": bad, "end": 20}, {"end": bad}, {"end": 20, "every": bad}):
+        (name,) = [name for name, value in window.items() if value is bad]
+        with pytest.raises(ValueError, match=rf"`{name}={bad!r}` must be a whole number of steps"):
+            schedules.linear_sparsity(0.5, **window)
+    with pytest.raises(ValueError, match=rf"`at={bad!r}` .* write `int\(...\)`"):
+        schedules.one_shot_sparsity(0.5, at=bad)
 
 
-def test_geometric_refuses_to_reach_one():
-    with pytest.raises(ValueError, match="stay below 1"):
-        schedules.geometric_sparsity(1.0, end=4)
+@each_ramp
+@pytest.mark.parametrize("bad", ["0.5", None, 1j, [0.5, 0.6], np.array([0.5, 0.6])])
+def test_what_is_no_number_is_no_sparsity(make, bad):
+    with pytest.raises(ValueError, match="`final=.*must be a sparsity"):
+        make(bad, end=10)
 
 
-@pytest.mark.parametrize("power", [0, -1, float("nan")])
+SHAPED = {
+    "rate": (schedules.exponential_sparsity, [float("nan"), float("inf"), "5"]),
+    "alpha": (schedules.one_cycle_sparsity, [-1.0, 0.0, float("nan"), float("inf")]),
+    "beta": (schedules.one_cycle_sparsity, [float("nan"), float("inf"), 1e3]),
+}
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_a_shape_without_values_is_refused(name):
+    make, wrong = SHAPED[name]
+    for bad in wrong:
+        with pytest.raises(ValueError, match=f"`{name}={bad!r}` must be"):
+            make(0.5, end=4, **{name: bad})
+
+
+@each_ramp
+def test_a_step_too_large_for_32_bits_is_after_the_end(make):
+    schedule = make(0.8, begin=2, end=10)
+    for step in (np.int64(2**31 + 5), 2**31 + 5, np.array([2**32 + 3])):
+        np.testing.assert_array_equal(schedule(step), np.float32(0.8))
+    with jax.enable_x64(True):
+        assert jax.jit(schedule)(jnp.int64(2**31 + 5)) == np.float32(0.8)
+    stairs = schedules.staircase(schedule, end=10, every=3)
+    assert stairs(2**31 + 5) == np.float32(0.8)
+
+
+@pytest.mark.parametrize("near", [1.0, 0.99999999, np.float32(1)])
+def test_geometric_refuses_to_reach_one(near):
+    for knobs in ({"final": near}, {"final": 0.5, "initial": near}):
+        with pytest.raises(ValueError, match="`(final|initial)=.*stay below 1"):
+            schedules.geometric_sparsity(end=4, **knobs)
+
+
+@pytest.mark.parametrize("power", [0, -1, float("nan"), float("inf"), "3"])
 def test_a_power_that_is_not_positive_is_refused(power):
     with pytest.raises(ValueError, match="must be positive"):
         schedules.polynomial_sparsity(0.5, end=4, power=power)

@@ -1,5 +1,6 @@
 """What is a number: asked of every knob before anything is built."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-__all__ = ["positive", "reals"]
+__all__ = ["positive", "reals", "whole"]
 
 
 def reals(given: Any, holds: Callable[[Any], Any], *, shape: tuple[int, ...] | None = None) -> bool:
@@ -37,3 +38,13 @@ def positive(name: str, given: Any, known: str, *, shape: tuple[int, ...] | None
     if not reals(given, lambda x: x > 0, shape=shape):
         raise ValueError(f"`{name}={given!r}` must be a positive number; {known}.")
     return given
+
+
+def whole(name: str, given: Any) -> int:
+    """Return a knob that is a number of steps as a Python integer."""
+    try:
+        return operator.index(given)
+    except TypeError:
+        raise ValueError(
+            f"`{name}={given!r}` must be a whole number of steps; write `int(...)`."
+        ) from None
