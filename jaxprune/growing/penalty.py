@@ -124,7 +124,8 @@ def add_growing_penalty(
             makes by any score.
         granularity: what a unit is: `filters()`, `channels()`, `entries()`, or what must go
             together, `structure.groups(plan)`. Patterns are then those of the groups' names, the
-            strengths of several units on one entry add up, and `read` wants the granularity too.
+            strengths of several units on one entry add up, though not below `growth.kept`, and
+            `read` wants the granularity too.
         where: which leaves take part. Of the others `masks` that are given go along without a
             pull: a bias with its filter.
         plan: of the model (`structure.plan`), with these params alone or as one branch of a tree.
