@@ -159,7 +159,8 @@ def calibrated(
         scope: as for `scale_for_sparsity`.
         least: what each leaf keeps at least: a fraction of its weights (float in [0, 1]) or a
             number of them (int), with a margin of six standard deviations of the draws. Other
-            leaves do not make up for it.
+            leaves do not make up for it. It counts a leaf as a whole: an output unit in it may
+            lose all of its weights, which is how nodes die.
 
     Returns:
         The scale, for `stochastic.zero_stochastically`.
