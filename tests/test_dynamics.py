@@ -371,6 +371,8 @@ def test_wrong_input_is_named(tmp_path):
         tx.update(PARAMS, tx.init(PARAMS))
     with pytest.raises(ValueError, match="`score=random` draws, .* give a score that does not"):
         record_dynamics(capacity=1, score=scores.random)
+    with pytest.raises(ValueError, match="`plan` has another .*'b/kernel' .*`where=`"):
+        optax.masked(record_dynamics(capacity=1, plan=PLAN), {"a": True, "b": False}).init(PARAMS)
     with pytest.raises(ValueError, match="0 recorders.*optimizer.opt_state"):
         recordings.read(optax.adam(0.1).init(PARAMS))
     with pytest.raises(ValueError, match="npz"):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxprune._mesh import by_automatic_axes
-from jaxprune._tree import is_kernel, map_named, named_leaves
+from jaxprune._tree import _is_hidden, is_kernel, map_named, named_leaves, same_structure
 from jaxprune._types import Array, Params, Where
 from jaxprune.structure.groups import Group, Member
 from jaxprune.structure.plan import Plan, checked_params
@@ -64,7 +64,7 @@ def dead(plan: Plan, params: Params, *, where: Where = is_kernel) -> dict[str, N
         if nothing reads the node past it, as a residual stream around it does.
 
     Raises:
-        ValueError: if `params` do not fit the plan.
+        ValueError: if `params` do not fit the plan, or `optax.masked` hides some of them.
 
     Example:
         >>> from jaxprune import structure
@@ -74,6 +74,8 @@ def dead(plan: Plan, params: Params, *, where: Where = is_kernel) -> dict[str, N
         >>> dead(plan, params)["w1:1"].either
         Array([ True,  True, False, False], dtype=bool)
     """
+    if any(map(_is_hidden, jax.tree.leaves(params, is_leaf=_is_hidden))):
+        same_structure(dict.fromkeys(plan.shapes, 0), params, "plan")
     checked_params(plan, params)
     leaves = {name: leaf for name, leaf in named_leaves(params) if where(name, leaf)}
     found = {}
