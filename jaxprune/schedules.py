@@ -114,7 +114,7 @@ def polynomial_sparsity(
         >>> [round(float(schedule(step)), 3) for step in range(6)]
         [0.0, 0.0, 0.7, 0.7, 0.8, 0.8]
     """
-    _check("power", power, lambda x: 0 < x < np.inf, "positive; 1 is linear, 3 the usual cubic")
+    _check("power", power, lambda x: 0 < x < np.inf, "finite and > 0; 1 is linear, 3 the cubic")
     # An integer power is a product, and products rise strictly with their factors.
     exponent = int(power) if power == int(power) else power
     return ramp(lambda u: 1 - (1 - u) ** exponent, final, **window)
@@ -223,7 +223,7 @@ def one_cycle_sparsity(
         >>> [round(float(one_cycle_sparsity(0.9, end=4)(step)), 2) for step in range(5)]
         [0.0, 0.07, 0.66, 0.89, 0.9]
     """
-    _check("alpha", alpha, lambda x: 0 < x < np.inf, "positive; 14 is the usual")
+    _check("alpha", alpha, lambda x: 0 < x < np.inf, "finite and > 0; 14 is the usual")
     _check("beta", beta, lambda x: x - alpha < 80, "less than `alpha + 80`; 6 is the usual")
     scale = 1 + float(np.exp(beta - alpha))
     return ramp(lambda u: scale * jax.nn.sigmoid(alpha * u - beta), final, **window)

@@ -327,7 +327,7 @@ def test_geometric_refuses_to_reach_one(near):
 
 @pytest.mark.parametrize("power", [0, -1, float("nan"), float("inf"), "3"])
 def test_a_power_that_is_not_positive_is_refused(power):
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="must be finite and > 0"):
         schedules.polynomial_sparsity(0.5, end=4, power=power)
 
 
