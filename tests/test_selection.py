@@ -261,7 +261,7 @@ def test_a_traced_sparsity_out_of_range_is_clipped_and_nan_removes_nothing():
 
 
 def test_a_scope_too_large_to_count_is_refused():
-    with pytest.raises(ValueError, match="too large to count in 32 bits; split it by `scope`"):
+    with pytest.raises(ValueError, match=r"too large to count in 32 bits; split it by `across"):
         removed(0.5, [2**31])
 
 
