@@ -4,14 +4,25 @@ import difflib
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 
 from jaxprune._types import Array, Where
 
-__all__ = ["chosen", "is_kernel", "key_for", "map_named", "named_leaves", "names", "same_structure"]
+__all__ = [
+    "chosen",
+    "is_hidden",
+    "is_kernel",
+    "is_none",
+    "key_for",
+    "map_named",
+    "moves",
+    "named_leaves",
+    "names",
+    "same_structure",
+]
 
 
 def is_kernel(path: str, leaf: Array) -> bool:
@@ -129,7 +140,7 @@ def same_structure(tree: Any, like: Any, what: str) -> None:
         "Build it with `jax.tree.map` over the same params (an unpruned leaf is a scalar `True`,"
         " never `None`)."
     )
-    if any(map(_is_hidden, jax.tree.leaves(like, is_leaf=_is_hidden))):
+    if any(map(is_hidden, jax.tree.leaves(like, is_leaf=is_hidden))):
         remedy = (
             "`optax.masked` or `optax.partition` hides some of the params from the transforms"
             " inside: give it `mask_compatible_extra_args=True` where this is an extra argument, or"
@@ -158,7 +169,7 @@ def _is_box(node: Any) -> bool:
     )
 
 
-def _is_hidden(node: Any) -> bool:
+def is_hidden(node: Any) -> bool:
     """Say whether a node is what Optax puts in the place of a masked leaf."""
     return type(node).__name__ == "MaskedNode"
 
@@ -187,3 +198,13 @@ def _near_misses(where: Where, tree: Any) -> str:
 
 def _resembles(text: str, parts: list[str]) -> bool:
     return bool(difflib.get_close_matches(text, parts, cutoff=0.6))
+
+
+def is_none(leaf: Any) -> bool:
+    """Say whether a leaf is None, which a tree would else have no place for."""
+    return leaf is None
+
+
+def moves(update: Any) -> TypeGuard[Array]:
+    """Say whether a leaf can pull or be pulled: not None, which optax allows, nor an integer."""
+    return update is not None and jnp.issubdtype(update.dtype, jnp.floating)

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jaxprune._tree import chosen, is_kernel, map_named, named_leaves
+from jaxprune._tree import chosen, is_kernel, is_none, map_named, moves, named_leaves
 from jaxprune._types import Array, Schedule, Where
 from jaxprune._view import rows
 from jaxprune.granularity import Granularity
@@ -242,13 +242,13 @@ def _add(terms: Sequence[tuple[Strength, Pulls]], where: Where) -> optax.Gradien
             raise ValueError("`params` is missing; call `optimizer.update(grads, state, params)`.")
         flags = chosen(where, params)
         named = zip(named_leaves(params), jax.tree.leaves(flags), strict=True)
-        weights = {name: leaf for (name, leaf), flag in named if flag and _moves(leaf)}
+        weights = {name: leaf for (name, leaf), flag in named if flag and moves(leaf)}
         for strength, pulls in terms:
             scale = strength(state.step) if callable(strength) else strength
             slopes = pulls(weights)
             slopes = map_named(lambda name, leaf, held=slopes: held.get(name, False), params)
             # A gradient may be None where there is a parameter, as optax allows.
-            updates = jax.tree.map(partial(_plus, scale), updates, slopes, is_leaf=_is_none)
+            updates = jax.tree.map(partial(_plus, scale), updates, slopes, is_leaf=is_none)
         return updates, PenaltyState(step=jnp.asarray(optax.safe_increment(state.step)))
 
     return optax.GradientTransformation(init, update)
@@ -256,13 +256,9 @@ def _add(terms: Sequence[tuple[Strength, Pulls]], where: Where) -> optax.Gradien
 
 def _plus(strength: Any, update: Any, slope: Any) -> Any:
     """Add to an update; `slope` is False where nothing pulls."""
-    if slope is False or update is None or not _moves(update):
+    if slope is False or not moves(update):
         return update
     return update + jnp.asarray(strength, update.dtype) * slope.astype(update.dtype)
-
-
-def _is_none(leaf: Any) -> bool:
-    return leaf is None
 
 
 def _check(strength: Strength) -> None:
@@ -280,10 +276,5 @@ def _same(param: Array) -> Array:
     return param
 
 
-def _moves(update: Array) -> bool:
-    """Say whether an update can be pulled; integers cannot, nor their `float0` gradients."""
-    return jnp.issubdtype(update.dtype, jnp.floating)
-
-
 def _minus(update: Array) -> Array:
-    return -update if _moves(update) else update
+    return -update if moves(update) else update

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune._tree import chosen, is_kernel
+from jaxprune._tree import chosen, is_kernel, is_none, moves
 from jaxprune._types import Array, Where
-from jaxprune.penalties import PenaltyState, Strength, _check, _is_none, _moves
+from jaxprune.penalties import PenaltyState, Strength, _check
 
 __all__ = ["soften"]
 
@@ -51,7 +51,7 @@ def soften(
         by = strength(state.step) if callable(strength) else strength
 
         def softened(update: Array | None, param: Array, penalised: bool) -> Array | None:
-            if update is None or not penalised or not _moves(update):
+            if not (penalised and moves(update)):
                 return update
             # An update that is coarser than its param could not cancel it.
             dtype = jnp.promote_types(update.dtype, param.dtype)
@@ -60,7 +60,7 @@ def soften(
             # NaN goes the other way: a step that is not finite must be seen as such.
             return jnp.where(jnp.abs(landed) <= pull, -param, update - pull * jnp.sign(landed))
 
-        updates = jax.tree.map(softened, updates, params, chosen(where, params), is_leaf=_is_none)
+        updates = jax.tree.map(softened, updates, params, chosen(where, params), is_leaf=is_none)
         return updates, PenaltyState(step=jnp.asarray(optax.safe_increment(state.step)))
 
     return optax.GradientTransformationExtraArgs(init, update)

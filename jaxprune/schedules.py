@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxprune._checks import reals, whole
 from jaxprune._types import Array, Schedule
-from jaxprune.stochastic._checks import reals, whole
 
 __all__ = [
     "Window",

@@ -18,10 +18,10 @@ PACKAGE = ROOT / "jaxprune"
 LAYERS = (
     # Ring 0: the vocabulary.
     {"_types"},
-    {"_tree", "_batch", "_branch", "_count", "_gap", "_mesh", "_text", "_view"},
+    {"_tree", "_checks", "_batch", "_branch", "_count", "_gap", "_mesh", "_text", "_view"},
     {"irrelevance._leaves", "structure.values", "packing"},
     {"curvature._floats", "curvature._losses", "irrelevance._exp", "irrelevance._quantile"},
-    {"irrelevance._checks", "stochastic._checks", "stochastic._window"},
+    {"irrelevance._checks", "stochastic._window"},
     # Ring 1: pure and stateless.
     {"_kth", "asking", "masks", "granularity", "schedules", "growing._growth"},
     {"structure.graph", "structure.constants"},

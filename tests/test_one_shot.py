@@ -120,7 +120,7 @@ def test_a_batch_of_packed_masks_is_not_read_as_one():
 def test_what_is_gone_does_not_fill_the_least_of_a_leaf():
     params = {"a": jnp.arange(16.0).reshape(4, 4) + 1, "b": jnp.arange(16.0).reshape(4, 4) - 20}
     mask = {"a": jnp.arange(16).reshape(4, 4) < 2, "b": jnp.ones((4, 4), bool)}
-    where = lambda name, leaf: True  # noqa: E731
+    where = lambda name, leaf: True  # noqa: E731 - the same for both
     for least in (1, 0.5):
         rule = allocation.across_leaves(least=least)
         kept = prune(params, 0.5, masks=mask, where=where, allocation=rule)

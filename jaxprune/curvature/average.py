@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune._branch import update_if
-from jaxprune._tree import _is_hidden
+from jaxprune._tree import is_hidden
 from jaxprune._types import Array, Params
 from jaxprune.curvature._floats import floats_of
 from jaxprune.curvature.diagonals import hutchinson_diagonal
@@ -122,7 +122,7 @@ def with_curvature(
 
 def _refuse_hidden(params: Params) -> None:
     """Refuse params of which some are hidden: a loss is one of all."""
-    if any(map(_is_hidden, jax.tree.leaves(params, is_leaf=_is_hidden))):
+    if any(map(is_hidden, jax.tree.leaves(params, is_leaf=is_hidden))):
         raise ValueError(
             "`optax.masked` or `optax.partition` hides some of the params from `with_curvature`,"
             " and the loss wants all; put it outside, and choose leaves by the pruner's `where=`."

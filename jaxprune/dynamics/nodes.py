@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxprune._mesh import by_automatic_axes
-from jaxprune._tree import _is_hidden, is_kernel, map_named, named_leaves, same_structure
+from jaxprune._tree import is_hidden, is_kernel, map_named, named_leaves, same_structure
 from jaxprune._types import Array, Params, Where
 from jaxprune.structure.groups import Group, Member
 from jaxprune.structure.plan import Plan, checked_params
@@ -74,7 +74,7 @@ def dead(plan: Plan, params: Params, *, where: Where = is_kernel) -> dict[str, N
         >>> dead(plan, params)["w1:1"].either
         Array([ True,  True, False, False], dtype=bool)
     """
-    if any(map(_is_hidden, jax.tree.leaves(params, is_leaf=_is_hidden))):
+    if any(map(is_hidden, jax.tree.leaves(params, is_leaf=is_hidden))):
         same_structure(dict.fromkeys(plan.shapes, 0), params, "plan")
     checked_params(plan, params)
     leaves = {name: leaf for name, leaf in named_leaves(params) if where(name, leaf)}

@@ -23,7 +23,7 @@ from jax.core import Tracer
 
 from jaxprune._branch import update_if
 from jaxprune._mesh import by_automatic_axes
-from jaxprune._tree import is_kernel, named_leaves
+from jaxprune._tree import is_kernel, moves, named_leaves
 from jaxprune._types import Array, Masks, Params, Where
 from jaxprune.granularity import Granularity, filters
 from jaxprune.growing._growth import Growth, checked
@@ -31,7 +31,6 @@ from jaxprune.growing._layers import Layer
 from jaxprune.growing._sites import by_row, placed
 from jaxprune.growing._standing import GrowthOfLayer, raised, scores_of, smallest, start
 from jaxprune.growing._units import Asked, found_in
-from jaxprune.penalties import _moves
 from jaxprune.structure.plan import Plan
 
 __all__ = [
@@ -270,20 +269,20 @@ def _strengths(layers: Sequence[Layer], standing: GrowthOfLayer, doomed: Any) ->
 def _pulled(updates: Any, params: Params, strengths: Mapping[str, Array]) -> Any:
     """Add `strength * w`, where there is a strength; all else passes bit for bit."""
     named, structure = named_leaves(params), jax.tree.structure(params)
-    moves = structure.flatten_up_to(updates)
+    pulled = structure.flatten_up_to(updates)
     for i, (name, leaf) in enumerate(named):
-        if name not in strengths or moves[i] is None or not _moves(moves[i]):
+        if name not in strengths or not moves(pulled[i]):
             continue
-        strength = strengths[name].astype(moves[i].dtype)
-        pull = strength * leaf.astype(moves[i].dtype)
-        moves[i] = jnp.where(strength != 0, moves[i] + pull, moves[i])
-    return jax.tree.unflatten(structure, moves)
+        strength = strengths[name].astype(pulled[i].dtype)
+        pull = strength * leaf.astype(pulled[i].dtype)
+        pulled[i] = jnp.where(strength != 0, pulled[i] + pull, pulled[i])
+    return jax.tree.unflatten(structure, pulled)
 
 
 def _refuse_untrained(params: Params) -> None:
     """Refuse params whose biases and scales are all 0 or 1; traced ones cannot be looked at."""
     leaves = [leaf for leaf in jax.tree.leaves(params) if jnp.ndim(leaf) == 1 and leaf.size > 1]
-    flat = [leaf for leaf in leaves if _moves(leaf)]
+    flat = [leaf for leaf in leaves if moves(leaf)]
     if any(isinstance(leaf, Tracer) for leaf in flat) or not flat:
         return
     if all(bool(jnp.all((leaf == 0) | (leaf == 1))) for leaf in flat):

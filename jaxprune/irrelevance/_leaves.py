@@ -1,4 +1,4 @@
-"""Which leaves a decay has to do with, where some have no gradient."""
+"""Whether relevances fit the params, where some leaves have none."""
 
 from typing import Any
 
@@ -7,12 +7,7 @@ import jax.numpy as jnp
 
 from jaxprune._tree import named_leaves, same_structure
 
-__all__ = ["check_fit", "is_none", "moves"]
-
-
-def is_none(leaf: Any) -> bool:
-    """Say whether a leaf is None, which a tree would else have no place for."""
-    return leaf is None
+__all__ = ["check_fit"]
 
 
 def check_fit(relevances: Any, params: Any, what: str) -> None:
@@ -28,8 +23,3 @@ def check_fit(relevances: Any, params: Any, what: str) -> None:
                 f"`{what}` has the shape {jnp.shape(relevance)} at {name!r}, whose param has"
                 f" {param.shape}; let it be like the params: those of examples are averaged first."
             )
-
-
-def moves(update: Any) -> bool:
-    """Say whether a leaf can pull or be pulled: not None, which optax allows, nor an integer."""
-    return update is not None and jnp.issubdtype(update.dtype, jnp.floating)

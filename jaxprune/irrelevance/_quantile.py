@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxprune._branch import update_if
+from jaxprune._tree import moves
 from jaxprune._types import Array
-from jaxprune.irrelevance._leaves import moves
 
 __all__ = ["Quantile", "alpha_in_use"]
 

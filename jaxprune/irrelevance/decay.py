@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune._tree import chosen, is_kernel
+from jaxprune._tree import chosen, is_kernel, is_none, moves
 from jaxprune._types import Array, Params, Schedule, Where
 from jaxprune.irrelevance._checks import Alpha, Strength, number, valid_alpha, valid_strength
-from jaxprune.irrelevance._leaves import check_fit, is_none, moves
+from jaxprune.irrelevance._leaves import check_fit
 from jaxprune.irrelevance._quantile import alpha_in_use
 from jaxprune.irrelevance.relevance import Coefficient, Quantile, exponential, linear, weigh
 from jaxprune.penalties import PenaltyState

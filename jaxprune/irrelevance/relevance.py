@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxprune._tree import chosen, is_kernel
+from jaxprune._tree import chosen, is_kernel, moves
 from jaxprune._types import Array, Params, Where
 from jaxprune.irrelevance._exp import exp_of_negative
-from jaxprune.irrelevance._leaves import check_fit, moves
+from jaxprune.irrelevance._leaves import check_fit
 from jaxprune.irrelevance._quantile import Quantile
 
 __all__ = [

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxprune._checks import reals
 from jaxprune._tree import chosen, is_kernel, named_leaves
 from jaxprune._types import Array, Params, Schedule, Where
-from jaxprune.stochastic._checks import reals
 from jaxprune.stochastic._search import Goal, solve
 from jaxprune.stochastic.hazards import Hazard, check, gauss
 

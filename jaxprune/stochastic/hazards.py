@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxprune._checks import positive, reals
 from jaxprune._types import Array
 from jaxprune.stochastic import _laws
-from jaxprune.stochastic._checks import positive, reals
 from jaxprune.stochastic._laws import Forms, Law
 
 __all__ = ["Hazard", "Law", "exponential", "gauss", "power", "rank", "rational", "threshold"]

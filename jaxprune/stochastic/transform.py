@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxprune._checks import reals
 from jaxprune._tree import chosen, is_kernel, key_for
 from jaxprune._types import Array, Masks, Params, Schedule, Where
 from jaxprune.stochastic import _bits, _window, hazards
-from jaxprune.stochastic._checks import reals
 from jaxprune.stochastic._window import ALWAYS, Window
 from jaxprune.stochastic.calibration import Calibrated, Fit, leaves_of
 from jaxprune.stochastic.hazards import Hazard, gauss
